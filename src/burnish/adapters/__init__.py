@@ -1,0 +1,1 @@
+"""Parameter-efficient methods behind one interface: one file per method."""

@@ -1,0 +1,1 @@
+"""Checkpoints: whole or absent, verified when read, safetensors and JSON only."""

@@ -1,0 +1,55 @@
+"""`burnish chat`: talk to a run, an adapter or any model with a chat template."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+NAME = "chat"
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A run folder, an adapter folder, or any model path or hub name.")],
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token; higher samples.")] = 0.0,
+) -> int:
+    """Talk to a model. `/new` starts over; Ctrl-D or `/quit` leaves."""
+    from burnish.core.errors import UserError
+    from burnish.data.config import RenderConfig
+    from burnish.data.render import Renderer
+    from burnish.models.generate import GenerateConfig, stream
+    from burnish.train.handover import open_model
+
+    loaded = open_model(model)
+    if not loaded.tokenizer.chat_template:
+        raise UserError(
+            "this model has no chat template", where=model, fix="use `burnish generate`, or set `model.chat_template`"
+        )
+    renderer = Renderer(loaded.tokenizer, RenderConfig(), loaded.kind)
+    config = GenerateConfig(max_new_tokens=max_new_tokens, temperature=temperature)
+    opening = [{"role": "system", "content": system}] if system else []
+    messages = list(opening)
+    while (line := ask()) not in (None, "/quit"):
+        if line == "/new":
+            messages = list(opening)
+            continue
+        if not line:
+            continue
+        messages.append({"role": "user", "content": line})
+        answer = ""
+        for piece in stream(loaded, renderer.prompt_ids(messages), config):
+            answer += piece
+            typer.echo(piece, nl=False)
+        typer.echo()
+        messages.append({"role": "assistant", "content": answer})
+    return 0
+
+
+def ask() -> str | None:
+    """One line from the person; None at the end of the input."""
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return None

@@ -1,0 +1,78 @@
+"""The example: one row, read in one of the known formats, before it becomes tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row in one of three shapes: a conversation, a prompt with its completion, or plain text.
+
+    Attributes:
+        id: Where it comes from, `file:line`.
+        messages: The conversation as the chat template takes it: `{"role", "content", …}` mappings.
+        tools: Descriptions of tools (JSON schema) for the chat template.
+        prompt: What is given.
+        completion: What is to be written.
+        text: Plain text that is learnt as a whole.
+        fields: The columns of the row as they were read.
+    """
+
+    id: str
+    messages: tuple[dict[str, Any], ...] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    text: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def last_target(self) -> int | None:
+        """Place of the last assistant turn in the conversation; None without one."""
+        for place in range(len(self.messages or ()) - 1, -1, -1):
+            if (self.messages or ())[place]["role"] == "assistant":
+                return place
+        return None
+
+    @property
+    def prompt_text(self) -> str:
+        """What comes before the (last) target, as plain text; empty for plain text rows."""
+        if self.messages is None:
+            return self.prompt or ""
+        end = self.last_target
+        before = self.messages if end is None else self.messages[:end]
+        return "\n".join(f"{m['role']}: {m.get('content') or ''}" for m in before)
+
+    @property
+    def target_text(self) -> str:
+        """The (last) target as plain text: the completion, the last assistant turn's content, or the whole text."""
+        if self.messages is None:
+            return self.completion if self.completion is not None else (self.text or "")
+        end = self.last_target
+        return "" if end is None else self.messages[end].get("content") or ""
+
+    @property
+    def prompt_key(self) -> str:
+        """Equal for two examples exactly when they are given the same: the measure of leaks."""
+        if self.messages is None:
+            return f"text\0{self.text}" if self.text is not None else f"prompt\0{self.prompt}"
+        end = self.last_target
+        before = self.messages if end is None else self.messages[:end]
+        return _conversation_key(before, self.tools)
+
+    @property
+    def key(self) -> str:
+        """Equal for two examples exactly when they are the same: the measure of duplicates."""
+        if self.messages is None:
+            return f"{self.prompt_key}\0{self.completion}"
+        return _conversation_key(self.messages, self.tools)
+
+
+def _conversation_key(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None) -> str:
+    if not tools and all(m.keys() == {"role", "content"} for m in messages):  # most; the lengths keep turns apart
+        return "turns\0" + "".join(f"{m['role']}\0{len(m['content'])}\0{m['content']}" for m in messages)
+    return "messages\0" + json.dumps([tools, messages], sort_keys=True, ensure_ascii=False, default=str)

@@ -1,0 +1,197 @@
+"""Where rows come from: a file, a folder, a pattern, a `datasets` folder, or a data set of the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from burnish.core.errors import UserError
+from burnish.core.paths import PACKAGE_PREFIX, resolve_path
+from burnish.data.config import SourceConfig
+from burnish.data.readers import READERS, kind_of, read_file
+from burnish.data.rows import Read, ReadFile, Row
+
+_PATTERN = re.compile(r"[*?\[]")
+_HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+_SPLIT_NAMES = ("train", "validation", "valid", "val", "dev", "test", "eval")
+
+
+def read_source(source: SourceConfig, base: Path | None = None) -> Read:
+    """Read every row of a source.
+
+    Args:
+        source: What the recipe says.
+        base: Folder that relative paths start at; the working folder if None.
+
+    Returns:
+        The rows in order, the files with their hashes, the rows that could not be read, and notes for the user.
+
+    Raises:
+        UserError: Nothing is there, it cannot be read, or it holds no rows.
+    """
+    location = _locate(source, base)
+    if location is None:
+        read = _read_hub(source)
+    elif isinstance(location, list):
+        read = _read_files(location, source)
+    elif location.is_dir():
+        read = _read_folder(location, source)
+    else:
+        read = _read_files([location], source, single=True)
+    if source.limit is not None:
+        read.rows = read.rows[: source.limit]
+    if not read.rows and not read.bad:
+        raise UserError("the source holds no rows", where=source.path, fix="name a source with at least one row")
+    return read
+
+
+def _locate(source: SourceConfig, base: Path | None) -> Path | list[Path] | None:
+    """The path, the files of a pattern, or None for a name of the hub."""
+    text = source.path
+    if _PATTERN.search(text) and not _is_there(text, base):
+        return _glob(text, base)
+    if text.startswith(PACKAGE_PREFIX) or _is_there(text, base) or not _looks_like_hub(text):
+        return resolve_path(text, base)
+    return None
+
+
+def _is_there(text: str, base: Path | None) -> bool:
+    try:
+        resolve_path(text, base)
+    except UserError:
+        return False
+    return True
+
+
+def _looks_like_hub(text: str) -> bool:
+    return bool(_HUB_NAME.fullmatch(text)) and not kind_of(Path(text)) and not text.startswith((".", "~"))
+
+
+def _glob(text: str, base: Path | None) -> list[Path]:
+    parts = text.split("/")
+    first = next(i for i, part in enumerate(parts) if _PATTERN.search(part))
+    root = "/".join(parts[:first])
+    if text.startswith(PACKAGE_PREFIX) and first < 2:
+        root += "/."
+    if not root:
+        root = "/" if text.startswith("/") else "."
+    rest = "/".join(parts[first:])
+    if ".." in parts[first:]:
+        raise UserError(f"`{text}` leads upwards behind a pattern", where=text, fix="put `..` before the first `*`")
+    files = sorted(p for p in resolve_path(root, base).glob(rest) if p.is_file())
+    if not files:
+        raise UserError(f"no file matches `{text}`", where=str(resolve_path(root, base)), fix="check the pattern")
+    return files
+
+
+def _read_folder(folder: Path, source: SourceConfig) -> Read:
+    if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+        return _read_datasets_folder(folder, source)
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and kind_of(p) and not _hidden(p, folder)]
+    tables = [p for p in files if kind_of(p) != "txt"]  # a README.txt beside tables is no data
+    files = tables or files
+    if not files:
+        suffixes = ", ".join(f".{s}" for s in READERS)
+        raise UserError("the folder holds no data files", where=str(folder), fix=f"known suffixes: {suffixes}")
+    kinds = sorted({kind_of(p) for p in files})
+    if len(kinds) > 1:
+        fix = f"name one kind with a pattern, such as `{source.path.rstrip('/')}/*.{kinds[0]}`"
+        raise UserError(f"the folder holds files of several kinds: {', '.join(kinds)}", where=str(folder), fix=fix)
+    named = _by_split(files, folder)
+    if not named and source.split is None:
+        return _read_files(files, source)
+    split, note = _choose_split(source, named, str(folder))
+    read = _read_files(named[split], source)
+    read.notes += note
+    return read
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _by_split(files: list[Path], folder: Path) -> dict[str, list[Path]]:
+    """Files by the split that their name or first folder states (`train.jsonl`, `test-00001.parquet`, `train/…`)."""
+    named: dict[str, list[Path]] = {}
+    for path in files:
+        head = path.relative_to(folder).parts[0]
+        word = re.split(r"[-_.]", head)[0].lower()
+        if word in _SPLIT_NAMES:
+            named.setdefault(word, []).append(path)
+    return named
+
+
+def _choose_split(source: SourceConfig, splits: Iterable[str], where: str) -> tuple[str, list[str]]:
+    """The split to read, and a note if the recipe does not name it."""
+    names = list(splits)
+    listed = ", ".join(f"`{n}`" for n in names) or "none"
+    if source.split is not None:
+        if source.split not in names:
+            raise UserError(f"there is no split `{source.split}`", where=where, fix=f"splits here: {listed}")
+        return source.split, []
+    if len(names) == 1:
+        return names[0], []
+    if "train" in names:
+        return "train", [f"{where} has the splits {listed}; `train` is read"]
+    raise UserError("the source has several splits", where=where, fix=f"set `split` to one of {listed}")
+
+
+def _read_files(files: list[Path], source: SourceConfig, *, single: bool = False) -> Read:
+    for path in files:
+        if not kind_of(path):
+            suffixes = ", ".join(f".{s}" for s in READERS)
+            raise UserError(f"no reader for `{path.name}`", where=str(path), fix=f"known suffixes: {suffixes}")
+    if source.txt_rows == "auto":
+        source = source.model_copy(update={"txt_rows": "line" if single else "file"})
+    whole = Read()
+    for path in files:
+        read = read_file(path, source)
+        whole.rows += read.rows
+        whole.files += read.files
+        whole.bad += read.bad
+        whole.notes += read.notes
+        if source.limit is not None and len(whole.rows) >= source.limit:
+            break
+    return whole
+
+
+def _read_datasets_folder(folder: Path, source: SourceConfig) -> Read:
+    try:
+        data = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the data set folder cannot be read: {error}", where=str(folder), fix="save it again"
+        ) from None
+    return _from_datasets(data, source, str(folder), None)
+
+
+def _read_hub(source: SourceConfig) -> Read:
+    try:
+        data = datasets.load_dataset(source.path, name=source.subset, split=source.split, revision=source.revision)
+    except Exception as error:  # the library raises many kinds; each is a refusal with the same cure
+        cache = datasets.config.HF_DATASETS_CACHE
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"`{source.path}` is no file or folder here, and no data set of the hub could be loaded: {reason}",
+            where=f"looked for a path in the recipe's folder, then on the hub and in its cache {cache}",
+            fix="check the spelling, `subset` and `split`; without a network, name a local file",
+        ) from None
+    return _from_datasets(data, source, source.path, source.split)
+
+
+def _from_datasets(data: Any, source: SourceConfig, name: str, split: str | None) -> Read:
+    notes: list[str] = []
+    if isinstance(data, dict):
+        split, notes = _choose_split(source, data, name)
+        data = data[split]
+    if source.limit is not None:
+        data = data.select(range(min(source.limit, len(data))))
+    shown = f"{name}[{split}]" if split else name
+    rows = [Row(value, shown, number) for number, value in enumerate(data.to_list(), 1)]
+    # The fingerprint is the library's own hash of the table and of every step that made it.
+    fingerprint = f"fingerprint:{data._fingerprint}" if getattr(data, "_fingerprint", None) else None
+    return Read(rows, [ReadFile(shown, fingerprint, len(rows))], notes=notes)

@@ -1,0 +1,1 @@
+"""What may go wrong and why: the machine and the installation."""

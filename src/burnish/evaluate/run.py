@@ -1,0 +1,173 @@
+"""Everything that is measured on one split, for one model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from burnish.data.example import Example
+from burnish.data.render import Renderer
+from burnish.data.table import TokenTable
+from burnish.evaluate.choices import Question, questions, score_rows
+from burnish.evaluate.classification import Classified, compare_classified
+from burnish.evaluate.config import EvaluateConfig
+from burnish.evaluate.intervals import bootstrap_ratio, paired_bootstrap
+from burnish.evaluate.loss import Progress, RowLosses, View
+from burnish.evaluate.text import TEXT_METRICS
+from burnish.models.generate import Generation, generate
+
+
+@dataclass(frozen=True)
+class Split:
+    """Held-out rows, ready to be scored.
+
+    Attributes:
+        name: ``validation`` or ``test``.
+        table: The rows as tokens.
+        examples: The same rows as examples.
+        asked: The rows as questions, where the recipe names choices.
+    """
+
+    name: str
+    table: TokenTable
+    examples: Sequence[Example]
+    asked: Sequence[Question] = ()
+
+    @classmethod
+    def make(
+        cls, name: str, table: TokenTable, examples: Sequence[Example], config: EvaluateConfig, renderer: Renderer
+    ) -> Split:
+        """Prepare rows for scoring.
+
+        Raises:
+            UserError: A target is none of the recipe's choices.
+        """
+        asked = questions(examples, config.choices, renderer) if config.choices else ()
+        return cls(name, table, examples, asked)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one model on one split.
+
+    Attributes:
+        split: Its name.
+        losses: Loss of every row.
+        classified: Counts, with choices.
+        scores: [N, K] log-likelihood of every choice.
+        answers: Generated answers, with text metrics.
+        text: The text metrics.
+        seed: Seed of the intervals.
+    """
+
+    split: str
+    losses: RowLosses
+    classified: Classified | None = None
+    scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    answers: Sequence[Generation] = ()
+    text: dict[str, dict[str, float]] = field(default_factory=dict)
+    seed: int = 0
+
+    def values(self) -> dict[str, float]:
+        """Metrics by name, without intervals."""
+        values = {"loss": self.losses.mean, "perplexity": perplexity(self.losses.mean)}
+        if self.classified:
+            values |= {"accuracy": self.classified.accuracy, "macro_f1": self.classified.macro_f1}
+        return values | {name: score["value"] for name, score in self.text.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Metrics with 95 % intervals, and the tables of a classification."""
+        low, high = bootstrap_ratio(self.losses.totals, self.losses.counts, self.seed)
+        mean = self.losses.mean
+        metrics = {
+            "loss": {"value": mean, "low": low, "high": high},
+            "perplexity": {"value": perplexity(mean), "low": perplexity(low), "high": perplexity(high)},
+        }
+        if not self.classified:
+            return {"metrics": metrics | self.text}
+        tables = self.classified.to_json(self.seed)
+        return {**tables, "metrics": tables["metrics"] | self.text | metrics}
+
+
+def evaluate(
+    view: View, split: Split, config: EvaluateConfig, renderer: Renderer, progress: Progress | None = None
+) -> Evaluation:
+    """Score a model on a split: loss always, choices and text metrics where the recipe asks for them.
+
+    Args:
+        view: The model.
+        split: The rows.
+        config: What to measure.
+        renderer: How prompts become tokens.
+        progress: Told how many rows are done, of those that `choices.work` counts.
+    """
+    rows = len(split.table)
+    losses, scores = score_rows(view, split.table, split.asked, progress)
+    classified = None
+    if split.asked:
+        predicted = scores.argmax(1)  # the first of equals
+        classified = Classified.count(config.choices, [q.true for q in split.asked], predicted.tolist())
+    answers: list[Generation] = []
+    text: dict[str, dict[str, float]] = {}
+    if config.metrics:
+        prompts = [split.table.prompt(i).tolist() for i in range(rows)]
+        answers = generate(view.loaded, prompts, config.generate, view.batch_tokens)
+        targets = [e.target_text for e in split.examples]
+        for name in config.metrics:
+            text |= TEXT_METRICS[name]([a.text for a in answers], targets, config.seed)
+        text["stopped"] = TEXT_METRICS["exact_match"](["x" if a.stopped else "" for a in answers], ["x"] * rows, 0)[
+            "exact_match"
+        ]
+    return Evaluation(split.name, losses, classified, scores, answers, text, config.seed)
+
+
+def compare(base: Evaluation, tuned: Evaluation, split: Split) -> dict[str, dict[str, float]]:
+    """Tuned minus base on the same rows: loss with its paired interval, accuracy with McNemar's p-value."""
+    difference, low, high = paired_bootstrap(base.losses.totals, tuned.losses.totals, base.losses.counts, base.seed)
+    result: dict[str, dict[str, float]] = {"loss": {"difference": difference, "low": low, "high": high}}
+    if split.asked:
+        true = np.asarray([q.true for q in split.asked])
+        right = [(e.scores.argmax(1) == true).tolist() for e in (base, tuned)]
+        result["accuracy"] = compare_classified(*right)
+        if base.classified and tuned.classified:
+            result["macro_f1"] = {"difference": tuned.classified.macro_f1 - base.classified.macro_f1}
+    return result
+
+
+def learnt_nothing(base: Evaluation, tuned: Evaluation) -> bool:
+    """Whether the tuned model answers every row exactly as the base model does."""
+    return bool(np.array_equal(base.losses.totals, tuned.losses.totals))
+
+
+def predictions(split: Split, config: EvaluateConfig, **models: Evaluation) -> list[dict[str, Any]]:
+    """One row of ``predictions.jsonl`` per held-out row, with the answers and scores of each model."""
+    rows = []
+    for i, example in enumerate(split.examples):
+        row: dict[str, Any] = {"id": example.id, "prompt": example.prompt_text, "target": example.target_text}
+        for name, result in models.items():
+            row[name] = _answer(result, i, config.choices)
+        rows.append(row)
+    return rows
+
+
+def _answer(result: Evaluation, row: int, choices: Sequence[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"loss": float(result.losses.totals[row] / max(1.0, result.losses.counts[row]))}
+    if len(result.scores):
+        scores = result.scores[row]
+        answer["predicted"] = choices[int(scores.argmax())]
+        answer["scores"] = {c: float(s) for c, s in zip(choices, scores, strict=True)}
+        shares = np.exp(scores - scores.max())
+        answer["probability"] = float(shares.max() / shares.sum())
+    if len(result.answers):
+        answer["text"] = result.answers[row].text
+        answer.setdefault("predicted", result.answers[row].text)
+    return answer
+
+
+def perplexity(loss: float) -> float:
+    """``exp(loss)``, infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else float("inf")

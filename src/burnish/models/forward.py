@@ -1,0 +1,171 @@
+"""Run a model's backbone over a batch of any layout, and reach its head. Shapes: B batch, T tokens, D width."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from burnish.core.errors import UserError
+from burnish.core.types import Batch
+from burnish.models.attention import use_packed_attention
+from burnish.models.probe import probe_ids, probing, tolerance
+
+PackingMode = Literal["segments", "mask"]
+
+# These count positions from `pad_token_id + 1`.
+_OFFSET_POSITIONS = frozenset(
+    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"}
+)
+
+_PROBE_LENGTHS = (7, 5, 6)
+
+
+def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Hidden states before the head, after the final norm, without ever making logits.
+
+    Args:
+        model: A causal, encoder-only or encoder-decoder model.
+        batch: A packed batch (``segment_lengths`` present), a padded one, or one for an encoder-decoder
+            (``decoder_input_ids`` present).
+
+    Returns:
+        [B, T, D]; [B, U, D] of the decoder for an encoder-decoder.
+
+    Raises:
+        UserError: A packed batch for a model that cannot be packed.
+    """
+    if "decoder_input_ids" in batch:
+        return _decoder_states(model, batch)
+    if "segment_lengths" in batch:
+        mode = packing_mode(model)
+        if mode is None:
+            raise UserError(
+                f"rows cannot be packed for `{model.config.model_type}` models",
+                where=type(model).__name__,
+                fix="choose another batch layout: `batches.layout=bucketed`",
+            )
+        return _run(model, batch, mode)
+    return _run(model, batch, None)
+
+
+def supports_packing(model: PreTrainedModel) -> bool:
+    """Whether a packed row gets the hidden states that it gets alone; found out by a probe, once per model."""
+    return packing_mode(model) is not None
+
+
+def packing_mode(model: PreTrainedModel) -> PackingMode | None:
+    """How this model takes packs.
+
+    ``segments``: its attention is ours and attends row by row. ``mask``: it builds a block-diagonal [T, T] mask from
+    the position ids by itself. None: neither gives a packed row what it gets alone. The answer is kept on the instance.
+    """
+    known = model.__dict__.get("_burnish_packing", ...)
+    if known is ...:
+        known = _probe_packing(model)
+        model.__dict__["_burnish_packing"] = known
+    return known
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether no token sees a later one: changing the last token leaves the states before it as they were."""
+    ids = probe_ids(model, 8)
+    changed = ids.clone()
+    changed[0, -1] = ids[0, 0] if ids[0, 0] != ids[0, -1] else ids[0, 1]
+    with probing(model):
+        first, second = (_run(model, {"input_ids": x}, None)[:, :-1].double() for x in (ids, changed))
+    return bool((first - second).abs().max() <= tolerance(first, model))
+
+
+def _run(model: PreTrainedModel, batch: Batch, mode: PackingMode | None, **extra: Any) -> Tensor:
+    backbone = _backbone(model)
+    named = inspect.signature(backbone.forward).parameters
+    arguments: dict[str, Any] = {"input_ids": batch["input_ids"], **extra}
+    if "position_ids" in batch and "position_ids" in named:
+        offset = model.config.pad_token_id + 1 if model.config.model_type in _OFFSET_POSITIONS else 0
+        arguments["position_ids"] = batch["position_ids"] + offset
+    if "use_cache" in named:
+        arguments["use_cache"] = False
+    if mode == "segments":
+        arguments["segment_lengths"] = batch["segment_lengths"]
+        # Every mask builder of the library hands a 4-D mask through as it is; ours does not read it.
+        arguments["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch["input_ids"].device)
+    elif mode is None and "attention_mask" in batch:
+        arguments["attention_mask"] = batch["attention_mask"]
+    return backbone(**arguments).last_hidden_state
+
+
+def _decoder_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    mask = batch.get("attention_mask")
+    encoded = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+    return model.get_decoder()(
+        input_ids=batch["decoder_input_ids"],
+        attention_mask=batch.get("decoder_attention_mask"),
+        encoder_hidden_states=encoded,
+        encoder_attention_mask=mask,
+        use_cache=False,
+    ).last_hidden_state
+
+
+def _backbone(model: PreTrainedModel) -> nn.Module:
+    """The model without its head."""
+    if model.base_model is not model:
+        return model.base_model
+    # Some classes name a prefix that they do not have; their backbone is `model` by the library's convention.
+    return getattr(model, "model", model)
+
+
+def _probe_packing(model: PreTrainedModel) -> PackingMode | None:
+    """Pack three short random rows and hold each against the row alone."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        return None
+    if "position_ids" not in inspect.signature(_backbone(model).forward).parameters:
+        return None
+    modes: tuple[PackingMode, ...] = ("segments", "mask") if use_packed_attention(model) else ("mask",)
+    ids = probe_ids(model, sum(_PROBE_LENGTHS))
+    positions = torch.cat([torch.arange(n) for n in _PROBE_LENGTHS])[None].to(ids.device)
+    batch: Batch = {"input_ids": ids, "position_ids": positions, "segment_lengths": _PROBE_LENGTHS}
+    with probing(model):
+        rows = [_run(model, {"input_ids": part}, None) for part in ids.split(list(_PROBE_LENGTHS), dim=1)]
+        alone = torch.cat(rows, dim=1).double()
+        mixed = _run(model, {"input_ids": ids}, None).double()
+        for mode in modes:
+            if _packs(model, batch, mode, alone, mixed):
+                return mode
+    return None
+
+
+def _packs(model: PreTrainedModel, batch: Batch, mode: PackingMode, alone: Tensor, mixed: Tensor) -> bool:
+    witness: list[int | None] = []
+    extra = {"segment_witness": witness} if mode == "segments" else {}
+    try:
+        packed = _run(model, batch, mode, **extra).double()
+    except (UserError, TypeError, ValueError, RuntimeError, AttributeError, LookupError):  # cannot take them at all
+        return False
+    if mode == "segments" and not _windows_arrive(model, witness):
+        return False
+    error = (packed - alone).abs().max()
+    # The same ids as one row show how large the error is if rows do see each other; NaN fails both comparisons.
+    leak = (mixed - alone).abs().max()
+    return bool(error <= tolerance(alone, model)) and bool(error <= 0.2 * leak)
+
+
+def _windows_arrive(model: PreTrainedModel, witness: list[int | None]) -> bool:
+    """Whether our attention was reached, and was told every window that the configuration declares.
+
+    The rows of the probe are shorter than a window, so that their values alone would not show a missing one.
+    """
+    config = model.config
+    kinds = getattr(config, "layer_types", None)
+    if not witness:
+        return False
+    if kinds is None:
+        return getattr(config, "sliding_window", None) is None or None not in witness
+    if len(witness) != len(kinds) or not set(kinds) <= {"full_attention", "sliding_attention"}:
+        return False
+    return all(
+        (window is not None) == (kind == "sliding_attention") for window, kind in zip(witness, kinds, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""Objectives: weighted terms, and the view of the model that they share."""

@@ -1,0 +1,101 @@
+"""What this machine can do with tensors: its device, its processor's features, and measured product rates."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+
+import torch
+
+BF16_GAIN = 1.3
+"""bf16 is chosen on a processor only where it multiplies at least this much faster than fp32."""
+
+PRODUCT = {"cpu": (512, 1024, 1024), "cuda": (4096, 4096, 4096)}
+"""Rows, inner and outer width of the measured product: a linear layer on a full batch, large enough for the device."""
+
+_MEASURE_SECONDS = 0.05
+
+_KEEP_MEMORY = {-4: 0, -1: 2**31 - 1, -2: 64 << 20}
+"""glibc's M_MMAP_MAX: nothing is mapped apart; M_TRIM_THRESHOLD: nothing is given back; M_TOP_PAD: grow in 64 MiB."""
+
+
+def default_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def product_rate(dtype: torch.dtype, device: torch.device | None = None) -> float:
+    """Measured rate of a matrix product of the size in ``PRODUCT``, in operations per second.
+
+    The best of as many products as fit into 50 ms, two at least: the fastest is the one that nothing disturbed. One
+    untimed product comes first, since the first of its kind also chooses a kernel.
+    """
+    device = device or torch.device("cpu")
+    rows, inner, outer = PRODUCT[device.type]
+    a = torch.ones(rows, inner, dtype=dtype, device=device)
+    b = torch.ones(outer, inner, dtype=dtype, device=device)
+    _product_seconds(a, b)
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < _MEASURE_SECONDS:
+        times.append(_product_seconds(a, b))
+    return 2 * rows * inner * outer / min(times)
+
+
+def preferred_dtype(device: torch.device | None = None) -> tuple[torch.dtype, str]:
+    """The number format that multiplies fastest here and trains without loss scaling, with the reason."""
+    device = device or default_device()
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "this GPU multiplies bf16 in hardware"
+        return torch.float32, "this GPU has no bf16 in hardware"
+    fp32, bf16 = product_rate(torch.float32), product_rate(torch.bfloat16)
+    ratio = f"bf16 products run at {bf16 / 1e9:.0f} GFLOP/s here, fp32 at {fp32 / 1e9:.0f}"
+    return (torch.bfloat16, ratio) if bf16 >= BF16_GAIN * fp32 else (torch.float32, ratio)
+
+
+def cpu_features() -> list[str]:
+    """The instruction sets that matter for matrix products, as the kernel lists them; empty where it doesn't."""
+    wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile", "asimd", "bf16", "sve")
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            words = {word for line in file if line.startswith(("flags", "Features")) for word in line.split()}
+    except OSError:
+        return []
+    return [name for name in wanted if name in words]
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_all_cores() -> int:
+    """Let PyTorch use every core that this process may run on, unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(usable_cores())
+    return torch.get_num_threads()
+
+
+def keep_memory() -> bool:
+    """Let glibc keep the memory that tensors free, for the next ones; whether that could be set.
+
+    By default every tensor over some megabytes is mapped anew and handed back when it is freed. Each of its pages is
+    then zeroed again by the kernel at its first touch, which on a virtual machine can cost more than the arithmetic
+    (docs/performance.md). The process keeps its peak until it ends; `BURNISH_KEEP_MEMORY=0` leaves the default.
+    """
+    if os.environ.get("BURNISH_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return min(mallopt(option, value) for option, value in _KEEP_MEMORY.items()) == 1
+
+
+def _product_seconds(a: torch.Tensor, b: torch.Tensor) -> float:
+    began = time.perf_counter()
+    result = torch.nn.functional.linear(a, b)
+    float(result[0, 0])  # waits for the device
+    return time.perf_counter() - began

@@ -1,0 +1,115 @@
+"""What the report knows of each metric: its name, which way is better, and how many digits it deserves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from burnish.report.numbers import decimal, number, signed
+from burnish.report.read import mapping
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric in words.
+
+    Attributes:
+        name: Its key.
+        label: What a table calls it.
+        sentence: What a sentence calls it.
+        higher_is_better: Which way is better.
+        digits: Decimals in a table.
+        scale: Both ends of its scale, where it has two.
+    """
+
+    name: str
+    label: str
+    sentence: str
+    higher_is_better: bool = True
+    digits: int = 3
+    scale: tuple[float, float] | None = (0.0, 1.0)
+
+    @property
+    def noun(self) -> str:
+        """What a sentence calls it, without the article."""
+        return self.sentence.removeprefix("the ")
+
+    def gain(self, base: float, tuned: float) -> int:
+        """1 when tuned is better, -1 when it is worse, 0 when both are equal."""
+        change = tuned - base if self.higher_is_better else base - tuned
+        return (change > 0) - (change < 0)
+
+
+_KNOWN = (
+    Metric("macro_f1", "Macro-F1", "macro-F1"),
+    Metric("accuracy", "Accuracy", "accuracy"),
+    Metric("exact_match", "Exact match", "the share of exact matches"),
+    Metric("rougeL", "ROUGE-L", "ROUGE-L"),
+    Metric("rouge1", "ROUGE-1", "ROUGE-1"),
+    Metric("rouge2", "ROUGE-2", "ROUGE-2"),
+    Metric("bleu", "BLEU", "BLEU", digits=1, scale=(0.0, 100.0)),
+    Metric("chrf", "chrF", "chrF", digits=1, scale=(0.0, 100.0)),
+    Metric("loss", "Loss per target token", "the loss", higher_is_better=False, scale=None),
+    Metric("perplexity", "Perplexity", "the perplexity", higher_is_better=False, digits=2, scale=None),
+    Metric("stopped", "Answers that end by themselves", "the share of answers that end by themselves"),
+)
+METRICS = {metric.name: metric for metric in _KNOWN}
+"""In the order in which they are shown; the first that both models have is what the verdict speaks of."""
+
+
+def metric_of(name: str) -> Metric:
+    """A metric by its key; one that is not known keeps its key as name, and higher counts as better."""
+    return METRICS.get(name) or Metric(name, name.replace("_", " "), name.replace("_", " "), scale=None)
+
+
+def ordered(*evaluations: Mapping[str, Any]) -> list[Metric]:
+    """The metrics that any of the models has, known ones first."""
+    present = {name: None for one in evaluations for name in mapping(one.get("metrics"))}
+    known = [metric for name, metric in METRICS.items() if name in present]
+    return known + [metric_of(name) for name in present if name not in METRICS]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value with its 95 % interval; each may be missing."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def text(self, metric: Metric) -> str:
+        """The value."""
+        return decimal(self.value, metric.digits)
+
+    def interval(self, metric: Metric) -> str:
+        """Both ends, or nothing."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{decimal(self.low, metric.digits)} to {decimal(self.high, metric.digits)}"
+
+
+def score(evaluation: Mapping[str, Any], name: str) -> Score:
+    """One metric of one model; a bare number is a value without an interval."""
+    value = mapping(evaluation.get("metrics")).get(name)
+    if not isinstance(value, Mapping):
+        return Score(number(value))
+    return Score(number(value.get("value")), number(value.get("low")), number(value.get("high")))
+
+
+def apart(first: Score, second: Score) -> bool | None:
+    """Whether two intervals do not overlap; None where one is missing."""
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return None
+    return first.high < second.low or second.high < first.low
+
+
+def difference(comparison: Mapping[str, Any], metric: Metric, base: Score, tuned: Score) -> tuple[str, str]:
+    """Tuned minus base, and the interval of the difference where there is one."""
+    row = mapping(comparison.get(metric.name))
+    value = number(row.get("difference"))
+    if value is None and base.value is not None and tuned.value is not None:
+        value = tuned.value - base.value
+    low, high = number(row.get("low")), number(row.get("high"))
+    between = "" if low is None or high is None else f"{signed(low, metric.digits)} to {signed(high, metric.digits)}"
+    return signed(value, metric.digits), between

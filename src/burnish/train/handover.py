@@ -1,0 +1,128 @@
+"""What a run hands over, and opening it again: a run, an adapter folder, or any model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from burnish.adapters.load import load as load_adapters
+from burnish.core.config import build, read_yaml
+from burnish.core.errors import UserError
+from burnish.core.files import disk_errors, make_readable
+from burnish.models.config import ModelConfig
+from burnish.models.load import Loaded, load
+from burnish.ops.machine import default_device
+from burnish.train.config import RunConfig
+from burnish.train.folder import RECIPE, RunFolder, is_run, open_run, runs_beside
+from burnish.train.precision import DTYPES
+
+if TYPE_CHECKING:
+    from burnish.train.setup import Setup
+
+ADAPTER_FILES = ("burnish.json", "adapter_config.json")
+
+
+def hand_over(setup: Setup, folder: RunFolder) -> Path:
+    """Write the weights as they are now to ``final/``, with the tokenizer and its chat template."""
+    loaded = setup.loaded
+    with disk_errors(folder.final):
+        for leftover in folder.path.glob(".final-*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.path, prefix=".final-"))
+        setup.attached.save(temporary, base_path=loaded.path, origin=loaded.origin)
+        loaded.tokenizer.save_pretrained(temporary)
+        if setup.attached.trains_base:
+            loaded.model.generation_config.save_pretrained(temporary)
+        make_readable(temporary)
+        shutil.rmtree(folder.final, ignore_errors=True)
+        os.replace(temporary, folder.final)
+    return folder.final
+
+
+def load_handed_over(path: Path, *, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Loaded:
+    """The tuned model of a run: its base with the adapter attached, or the model that full tuning made.
+
+    Args:
+        path: The run folder.
+        dtype: Format of the weights; without it the one that the run computed in.
+        device: Where it goes; without it the fastest one here.
+
+    Raises:
+        UserError: There is no run, or it has not handed anything over yet.
+    """
+    folder = open_run(path)
+    if not folder.final.is_dir():
+        fix = f"finish it first: `burnish resume {path}`"
+        raise UserError("this run has not handed over a model yet", where=str(folder.final), fix=fix)
+    config = read_recipe(folder)
+    computes = (folder.read("model.json") or {}).get("precision", {}).get("compute", "fp32")
+    return _open(folder.final, config.model, dtype or DTYPES[computes], device)
+
+
+def open_model(text: str, *, dtype: torch.dtype | None = None) -> Loaded:
+    """Open whatever a person names: a run folder, an adapter folder, a model folder, GGUF file or hub name.
+
+    Raises:
+        UserError: It is none of these.
+    """
+    path = Path(text)
+    if is_run(path):
+        return load_handed_over(path, dtype=dtype)
+    if any((path / name).is_file() for name in ADAPTER_FILES):
+        return _open(path, None, dtype or torch.float32)
+    try:
+        return _on_device(load(ModelConfig(path=text), dtype or torch.float32, verify=False))
+    except UserError as error:
+        beside = "" if path.exists() else runs_beside(path)  # a mistyped run looks like a name of the hub
+        if not beside:
+            raise
+        raise UserError(error.what, where=error.where, fix=f"{beside}; or {error.fix}") from error
+
+
+def read_recipe(folder: RunFolder) -> RunConfig:
+    """The resolved recipe of a run. The folder may have been moved since: it is where it is found now."""
+    path = folder.path / RECIPE
+    values = read_yaml(path)
+    values.update(output=str(folder.path.resolve().parent), name=folder.path.resolve().name)
+    return build(RunConfig, values, where=str(path))
+
+
+def _open(folder: Path, model: ModelConfig | None, dtype: torch.dtype, device: torch.device | None = None) -> Loaded:
+    if (folder / "config.json").is_file():
+        return _on_device(load(_named(model, str(folder)), dtype, verify=False), device)
+    loaded = load(model or ModelConfig(path=base_of(folder)), dtype, verify=False)
+    load_adapters(folder, loaded.model)
+    return _on_device(loaded, device)
+
+
+def _named(model: ModelConfig | None, path: str) -> ModelConfig:
+    """The recipe's safety settings with another path; the tokenizer in the folder has its chat template already."""
+    return model.model_copy(update={"path": path, "chat_template": None}) if model else ModelConfig(path=path)
+
+
+def base_of(folder: Path) -> str:
+    """The base that an adapter folder names: Burnish's own note first, then that of `peft`."""
+    own, peft = (read_json(folder / name) for name in ADAPTER_FILES)
+    path = own.get("base", {}).get("path") or peft.get("base_model_name_or_path")
+    if not path:
+        raise UserError(
+            "the adapter does not say which base it belongs to", where=str(folder), fix="name the run folder"
+        )
+    return str(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _on_device(loaded: Loaded, device: torch.device | None = None) -> Loaded:
+    loaded.model.to(device or default_device())  # type: ignore[arg-type]
+    loaded.model.eval()
+    return loaded

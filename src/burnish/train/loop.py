@@ -1,0 +1,290 @@
+"""THE loop. Every method, objective and task trains through this file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from burnish.core.errors import TrainingStopped
+from burnish.core.events import (
+    Action,
+    Callback,
+    Evaluate,
+    Evaluated,
+    Event,
+    Finished,
+    Save,
+    Saved,
+    Started,
+    Stepped,
+    Stop,
+)
+from burnish.core.types import Batch, Context, Term
+from burnish.train.first_update import foresee
+from burnish.train.interrupt import Interrupt
+from burnish.train.liveness import Liveness
+from burnish.train.precision import Precision
+from burnish.train.state import TrainState
+from burnish.train.updates import Updates
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """When the loop evaluates, saves and gives up; None means never in between."""
+
+    evaluate_every: int | None = None
+    save_every: int | None = None
+    metric: str = "loss"
+    min_improvement: float = 0.0
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that the loop works with and does not own.
+
+    Attributes:
+        model: The model with its adapters attached.
+        terms: The objective: weighted terms.
+        updates: The micro-batches of each update.
+        optimizer: Any PyTorch optimiser over ``trainable``.
+        schedule: Learning rate of an update, from its number counted from 0.
+        trainable: Names and parameters that are trained.
+        context: Makes the view of the model that the terms see.
+        precision: Number formats.
+        evaluate: Scores the validation rows; the metrics by name.
+        save: Writes a checkpoint of this state.
+        keep: Writes the micro-batches of an update that was refused, and the weights before it.
+        scaler: fp16 loss scaling, else None.
+        max_grad_norm: Gradients are scaled down to this global L2 norm.
+        seed: Seed of dropout.
+        cadence: When to evaluate, save and give up.
+    """
+
+    model: nn.Module
+    terms: Sequence[Term]
+    updates: Updates
+    optimizer: torch.optim.Optimizer
+    schedule: Callable[[int], float]
+    trainable: Sequence[tuple[str, nn.Parameter]]
+    context: Callable[[], Context]
+    precision: Precision
+    evaluate: Callable[[], dict[str, float]]
+    save: Callable[[TrainState], Path]
+    keep: Callable[[TrainState, Sequence[Batch], TrainingStopped], None] = lambda state, batches, stop: None
+    scaler: torch.amp.GradScaler | None = None
+    max_grad_norm: float | None = 1.0
+    seed: int = 0
+    cadence: Cadence = field(default_factory=Cadence)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches go."""
+        return next(self.model.parameters()).device
+
+
+def train(job: Job, state: TrainState, callbacks: Sequence[Callback] = ()) -> TrainState:
+    """Run updates until the end, early stopping, a callback's word or Ctrl-C; the state is changed in place.
+
+    One update is, over all its micro-batches m and terms t,
+
+        L = sum_t weight_t * (sum_m total_tm) / (sum_m count_tm),
+
+    so the result does not depend on how the update's rows are cut, packed or padded.
+
+    Raises:
+        TrainingStopped: A loss or a gradient is not finite (the weights are those before the update), a trained tensor
+            stays as it was, or the first update is not the configured one.
+    """
+    total = len(job.updates)
+    tell(callbacks, Started(step=state.step, total_steps=total, total_epochs=job.updates.epoch(total)))
+    job.model.train()
+    state.reason, saved_step = "", state.step
+    liveness = Liveness(job.trainable, total if state.step == 0 else 0)
+    asked: list[Action] = []
+    with Interrupt() as interrupted:
+        while not state.reason:
+            evaluated = evaluation_due(job, state, asked) and not interrupted()
+            improved = evaluated and evaluate_now(job, state, callbacks)
+            state.reason = reason_to_stop(job, state, asked, interrupted())
+            wanted = improved or state.reason or Save() in asked or due(state.step, job.cadence.save_every, total)
+            if wanted and (evaluated or state.step != saved_step):
+                tell(callbacks, Saved(step=state.step, path=str(job.save(state))))
+                saved_step = state.step
+            if not state.reason:
+                metrics = update(job, state, liveness)
+                state.step += 1
+                asked = tell(callbacks, Stepped(step=state.step, epoch=job.updates.epoch(state.step), metrics=metrics))
+    tell(callbacks, Finished(step=state.step, reason=state.reason))
+    return state
+
+
+def reason_to_stop(job: Job, state: TrainState, asked: Sequence[Action], interrupted: bool) -> str:
+    """Why the loop ends before the next update, or the empty string."""
+    if interrupted:
+        return "interrupted"
+    if state.step >= len(job.updates):
+        return "completed"
+    if job.cadence.patience and state.bad_evaluations >= job.cadence.patience:
+        return "early-stopping"
+    return next((action.reason for action in asked if isinstance(action, Stop)), "")
+
+
+def evaluation_due(job: Job, state: TrainState, asked: Sequence[Action]) -> bool:
+    """Whether the weights of this step are to be scored and have not been: after a resume they may have been."""
+    if state.step == 0 or state.evaluated_step == state.step:
+        return False
+    return Evaluate() in asked or due(state.step, job.cadence.evaluate_every, len(job.updates))
+
+
+def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
+    """One optimiser update; returns its metrics.
+
+    Raises:
+        TrainingStopped: The loss or a gradient is not finite, or a tensor does not train.
+    """
+    began = time.perf_counter()
+    rate = job.schedule(state.step)
+    for group in job.optimizer.param_groups:
+        group["lr"] = rate * group.get("rate_scale", 1.0)
+    # dropout is a function of seed and step, so a resumed run draws the same masks without stored generators
+    torch.manual_seed(job.seed * 1_000_003 + state.step)
+    batches = [to_device(batch, job.device) for batch in job.updates[state.step]]
+    counts = {term.name: sum(float(term.count(batch)) for batch in batches) for term in job.terms}
+    loss_sum = sum(backward(job, batch, counts) for batch in batches)
+    try:
+        refuse_non_finite_loss(loss_sum, batches, state.step)
+        if job.scaler:
+            job.scaler.unscale_(job.optimizer)
+        norm = float(nn.utils.clip_grad_norm_([p for _, p in job.trainable], job.max_grad_norm or float("inf")))
+        if not job.scaler:
+            refuse_non_finite_gradients(norm, job.trainable, batches, state.step)
+    except TrainingStopped as stop:
+        job.keep(state, batches, stop)
+        raise
+    liveness.saw_gradients()
+    foreseen = foresee(job.optimizer, job.trainable, rate)
+    made = step_optimizer(job, state)
+    job.optimizer.zero_grad(set_to_none=True)
+    if made:
+        if foreseen:
+            foreseen.judge()
+        liveness.updated(rate)
+    return measure(state, batches, loss=loss_sum, grad_norm=norm, learning_rate=rate, began=began)
+
+
+def step_optimizer(job: Job, state: TrainState) -> bool:
+    """Apply the gradients; False where fp16 loss scaling skipped an overflow."""
+    if not job.scaler:
+        job.optimizer.step()
+        return True
+    before = job.scaler.get_scale()
+    job.scaler.step(job.optimizer)
+    job.scaler.update()
+    skipped = job.scaler.get_scale() < before
+    state.skipped_steps += int(skipped)
+    return not skipped
+
+
+def backward(job: Job, batch: Batch, counts: dict[str, float]) -> float:
+    """Forward and backward of one micro-batch; returns its share of the update's loss."""
+    context = job.context()
+    with job.precision.context(job.device):
+        losses = [(term, term.loss(batch, context)) for term in job.terms if counts[term.name]]
+        share = sum((term.weight / counts[term.name]) * loss.total for term, loss in losses)
+    if not isinstance(share, torch.Tensor):
+        return 0.0
+    if not share.requires_grad:
+        raise TrainingStopped(
+            "the loss depends on no tensor that is trained",
+            where=f"rows {row_names([batch])}",
+            fix="something cuts the graph: gradient checkpointing of the reentrant kind, `no_grad`, a `detach`",
+        )
+    scaled = job.scaler.scale(share) if job.scaler else share
+    scaled.backward()
+    return float(share.detach())
+
+
+def evaluate_now(job: Job, state: TrainState, callbacks: Sequence[Callback]) -> bool:
+    """Score the validation rows, take note of the result, and say whether it is the best so far."""
+    was_training = job.model.training
+    job.model.eval()
+    try:
+        metrics = job.evaluate()
+    finally:
+        job.model.train(was_training)
+    improved = state.record(job.cadence.metric, metrics[job.cadence.metric], job.cadence.min_improvement)
+    epoch = job.updates.epoch(state.step)
+    tell(callbacks, Evaluated(step=state.step, epoch=epoch, metrics=metrics, improved=improved))
+    return improved
+
+
+def due(step: int, every: int | None, total: int) -> bool:
+    """Whether something that happens ``every`` so many steps, and at the end, happens now."""
+    return step == total or bool(every and step % every == 0)
+
+
+def tell(callbacks: Sequence[Callback], event: Event) -> list[Action]:
+    """Hand an event to every callback and collect what they ask for."""
+    return [action for callback in callbacks if (action := callback(event)) is not None]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on ``device``."""
+    moved = {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    return moved  # type: ignore[return-value]  # same keys, same kinds
+
+
+def measure(state: TrainState, batches: Sequence[Batch], *, began: float, **values: float) -> dict[str, float]:
+    """Count tokens and time of one update into the state, and return the line for the log."""
+    tokens = sum(real_tokens(batch) for batch in batches)
+    trained = sum(int((batch["labels"] != -100).sum()) for batch in batches)
+    seconds = time.perf_counter() - began
+    state.tokens, state.trained_tokens = state.tokens + tokens, state.trained_tokens + trained
+    state.seconds += seconds
+    rows = sum(len(batch["row_ids"]) for batch in batches)
+    counted = {"rows": rows, "micro_batches": len(batches), "tokens": tokens, "trained_tokens": trained}
+    return {**values, **counted, "seconds": seconds, "tokens_per_second": tokens / seconds}
+
+
+def real_tokens(batch: Batch) -> int:
+    """Tokens that are no padding, on both sides of an encoder-decoder."""
+    masks = [batch[key] for key in ("attention_mask", "decoder_attention_mask") if key in batch]  # type: ignore[literal-required]
+    return sum(int(mask.sum()) for mask in masks) if masks else batch["input_ids"].numel()
+
+
+def refuse_non_finite_loss(loss: float, batches: Sequence[Batch], step: int) -> None:
+    """Stop before the update when the loss is NaN or infinite."""
+    if loss != loss or abs(loss) == float("inf"):
+        raise TrainingStopped(
+            f"the loss of update {step + 1} is {loss}; the weights were not touched",
+            where=f"rows {row_names(batches)}",
+            fix="look at these rows, lower `train.learning_rate`, or use `train.precision=fp32`",
+        )
+
+
+def refuse_non_finite_gradients(
+    norm: float, trainable: Sequence[tuple[str, nn.Parameter]], batches: Sequence[Batch], step: int
+) -> None:
+    """Stop before the update when a gradient is NaN or infinite, and name the first such tensor."""
+    if norm == norm and norm != float("inf"):
+        return
+    bad = [(n, p) for n, p in trainable if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    named = f"{bad[0][0]} ({bad[0][1].grad.dtype})" if bad and bad[0][1].grad is not None else "the global norm"
+    raise TrainingStopped(
+        f"the gradient of update {step + 1} is not finite in {len(bad)} of {len(trainable)} tensors; "
+        "the weights were not touched",
+        where=f"{named}; rows {row_names(batches)}",
+        fix="lower `train.learning_rate`, or use `train.precision=fp32`",
+    )
+
+
+def row_names(batches: Sequence[Batch], most: int = 8) -> str:
+    """The first rows of an update, for a message."""
+    rows = [row for batch in batches for row in batch["row_ids"]]
+    return ", ".join(map(str, rows[:most])) + (f" and {len(rows) - most} more" if len(rows) > most else "")

@@ -1,0 +1,50 @@
+"""Merging a run's adapter into its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from burnish.adapters.merge import MergeReport, merge
+from burnish.core.errors import UserError
+from burnish.core.names import suggestion
+from burnish.models.config import ModelConfig
+from burnish.models.load import load
+from burnish.train.folder import is_run, open_run, runs_beside
+from burnish.train.handover import ADAPTER_FILES, base_of, read_recipe
+from burnish.train.precision import DTYPES
+from burnish.train.rescore import held_out_scorer
+
+MEASURED_ROWS = 100
+"""Held-out rows that a merge is measured on, before and after."""
+
+
+def merge_run(path: Path, output: Path, *, dtype: str = "fp32", measure: bool = True) -> MergeReport:
+    """Fold the adapter of a run, or of an adapter folder, into its base and write a plain model folder.
+
+    Args:
+        path: The run or adapter folder.
+        output: A folder that does not exist or is empty.
+        dtype: Number format of the merged weights.
+        measure: Score held-out rows of the run before and after, where the run has some and its data is still there.
+
+    Raises:
+        UserError: There is no adapter, the run tuned the whole model, or ``output`` is taken.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"unknown number format `{dtype}`", where="--dtype", fix=suggestion(dtype, DTYPES))
+    folder, model, scorer = path, None, None
+    if is_run(path):
+        run = open_run(path)
+        config = read_recipe(run)
+        folder, model = run.final, config.model
+        scorer = held_out_scorer(config, MEASURED_ROWS) if measure else None
+        if not folder.is_dir():
+            raise UserError("this run has not handed over a model yet", where=str(folder), fix=f"burnish resume {path}")
+    if (folder / "config.json").is_file():
+        what = "there is no adapter to merge: this is a plain model folder already"
+        raise UserError(what, where=str(folder), fix="use that folder as it is")
+    if not folder.exists():
+        raise UserError("there is no such run", where=str(path), fix=runs_beside(path) or "name a folder of a run")
+    if not any((folder / name).is_file() for name in ADAPTER_FILES):
+        raise UserError("there is no adapter here", where=str(folder), fix="name a run folder or an adapter folder")
+    return merge(load(model or ModelConfig(path=base_of(folder)), DTYPES[dtype]), folder, output, scorer)

@@ -1,0 +1,290 @@
+"""A run from recipe to hand-over: check, score the base, train, score the tuned, save."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from burnish.checkpoint.optimizer import load_state_tensors, state_tensors
+from burnish.checkpoint.store import Checkpoint, CheckpointStore
+from burnish.core.errors import TrainingStopped, UserError
+from burnish.core.events import Callback, Evaluated, Event, Noticed, Stage, Stepped
+from burnish.evaluate.run import Evaluation
+from burnish.train.config import RunConfig
+from burnish.train.folder import RunFolder, open_run
+from burnish.train.handover import hand_over, load_handed_over, read_recipe
+from burnish.train.loop import Cadence, Job, tell, train
+from burnish.train.rehearsal import rehearse
+from burnish.train.score import Scorer, store_base, stored_base
+from burnish.train.setup import Setup, set_up
+from burnish.train.state import TrainState
+from burnish.train.stopped import keep_stopped
+from burnish.train.trackers import TrackerCallback, refuse_missing
+from burnish.train.verify import read_back, refuse_faults, write_probe
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        folder: The run folder.
+        reason: Why training ended: ``completed``, ``early-stopping`` or ``interrupted``.
+        step: Updates done.
+        best_step: The update whose weights were handed over.
+        base: Metrics of the base model on the held-out rows, by name.
+        tuned: Metrics of the tuned model on the same rows.
+    """
+
+    folder: Path
+    reason: str
+    step: int
+    best_step: int | None
+    base: dict[str, float]
+    tuned: dict[str, float]
+
+    @property
+    def report(self) -> Path:
+        """The page of the run."""
+        return RunFolder(self.folder).report
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The tuned model, ready to generate, and its tokenizer."""
+        loaded = load_handed_over(self.folder)
+        return loaded.model, loaded.tokenizer
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "folder": str(self.folder),
+            "reason": self.reason,
+            "step": self.step,
+            "best_step": self.best_step,
+            "base": self.base,
+            "tuned": self.tuned,
+            "report": str(self.report),
+        }
+
+
+def start_run(config: RunConfig, *, force: bool = False, callbacks: Sequence[Callback] = ()) -> RunResult:
+    """Run a recipe in a new folder. Nothing is written before recipe, data and model have been accepted."""
+    folder = RunFolder(config.folder)
+    folder.refuse_if_taken(force)
+    refuse_missing(config.trackers)
+    setup = set_up(config, callbacks)
+    scorer = Scorer(setup, callbacks).ready()
+    job = make_job(setup, scorer, folder)
+    tell(callbacks, Stage("rehearsing the heaviest micro-batch"))
+    rehearse(job)
+    folder.create(force, setup.write)
+    return _run(job, scorer, folder, callbacks, TrainState(), None)
+
+
+def resume_run(path: Path, *, callbacks: Sequence[Callback] = ()) -> RunResult:
+    """Continue a run from its newest whole checkpoint.
+
+    Raises:
+        UserError: There is no run, it is complete, or its data or model is no longer what it was.
+    """
+    folder = open_run(path)
+    if folder.read("evaluation.json"):
+        raise UserError("this run is complete", where=str(path), fix="start a new one with another `name=`")
+    recipe = read_recipe(folder)
+    setup = set_up(recipe, callbacks)
+    setup.refuse_changes(folder)
+    checkpoint, findings = CheckpointStore(folder.checkpoints).latest()
+    for finding in findings:
+        tell(callbacks, Noticed(finding))
+    folder.note(findings)
+    state = TrainState.from_json(checkpoint.state["train"]) if checkpoint else TrainState()
+    if checkpoint and state.step != checkpoint.step:
+        raise UserError(
+            f"the checkpoint of update {checkpoint.step} says that {state.step} were done: rows would be replayed",
+            where=str(folder.checkpoints),
+            fix="remove this checkpoint to resume from the one before it",
+        )
+    folder.cut_log(state.step)
+    scorer = Scorer(setup, callbacks).ready()
+    return _run(make_job(setup, scorer, folder), scorer, folder, callbacks, state, checkpoint)
+
+
+def _run(
+    job: Job,
+    scorer: Scorer,
+    folder: RunFolder,
+    callbacks: Sequence[Callback],
+    state: TrainState,
+    checkpoint: Checkpoint | None,
+) -> RunResult:
+    began, setup = time.monotonic(), scorer.setup
+    base, base_samples = score_base(scorer, folder)
+    store = store_of(setup, folder)
+    if checkpoint:
+        restore(job, checkpoint)
+    try:
+        state = train(job, state, listeners(setup, folder, callbacks))
+    except TrainingStopped as stop:
+        folder.log({"kind": "stopped", "step": state.step, "reason": stop.what, "where": stop.where, "fix": stop.fix})
+        raise
+    if state.reason == "interrupted":
+        folder.log({"kind": "stopped", "step": state.step, "reason": state.reason})
+        return RunResult(folder.path, state.reason, state.step, state.best_step, base.values(), {})
+    folder.write("best.json", restore_best(job, store, state))
+    tell(callbacks, Stage("writing what is handed over"))
+    hand_over(setup, folder)
+    write_probe(setup.loaded, scorer.probe_rows(), folder)
+    tell(callbacks, Stage("reading it back in a fresh process"))
+    refuse_faults(read_back(folder.path), folder.path)
+    tuned, samples = scorer.tuned(), scorer.samples()
+    folder.log(ending(state, time.monotonic() - began))
+    scorer.write(folder, base, tuned, (base_samples, samples))
+    return RunResult(folder.path, state.reason, state.step, state.best_step, base.values(), tuned.values())
+
+
+def score_base(scorer: Scorer, folder: RunFolder) -> tuple[Evaluation, list[str]]:
+    """The base model's scores and samples: made before the first update, read back when a run is resumed.
+
+    The model may hold a restored adapter only after this; a fresh one changes nothing yet.
+    """
+    known = stored_base(folder, scorer.held_out, scorer)
+    if known:
+        return known
+    base, samples = scorer.base(), scorer.samples()
+    store_base(folder, base, samples)
+    return base, samples
+
+
+def listeners(setup: Setup, folder: RunFolder, callbacks: Sequence[Callback]) -> list[Callback]:
+    """Everyone who hears of the run's events."""
+    heard: list[Callback] = [Recorder(folder), *callbacks]
+    if setup.config.trackers:
+        heard.append(TrackerCallback(setup.config.trackers, folder.path, setup.config.model_dump(mode="json")))
+    return heard
+
+
+def ending(state: TrainState, seconds: float) -> dict[str, Any]:
+    """The last line of the log."""
+    return {
+        "kind": "finished",
+        "step": state.step,
+        "reason": state.reason,
+        "seconds": seconds,
+        "training_seconds": state.seconds,
+        "tokens": state.tokens,
+        "trained_tokens": state.trained_tokens,
+        "skipped_steps": state.skipped_steps,
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def store_of(setup: Setup, folder: RunFolder) -> CheckpointStore:
+    """The checkpoints of a run."""
+    return CheckpointStore(folder.checkpoints, setup.config.checkpoint.keep)
+
+
+def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
+    """Put together what the loop needs."""
+    config, store = setup.config, store_of(setup, folder)
+    optimizer = setup.optimizer()
+    scaler = torch.amp.GradScaler(setup.device.type) if setup.precision.scale_loss else None
+
+    def save(state: TrainState) -> Path:
+        tensors: dict[str, dict[str, torch.Tensor]] = {
+            "trainable": dict(setup.trainable),
+            "optimizer": state_tensors(optimizer, setup.trainable),
+        }
+        saved: dict[str, Any] = {"train": state.to_json()}
+        if scaler:
+            saved["scaler"] = scaler.state_dict()
+        return store.save(Checkpoint(step=state.step, tensors=tensors, state=saved), protect=state.best_step)
+
+    return Job(
+        model=setup.loaded.model,
+        terms=setup.terms,
+        updates=setup.updates,
+        optimizer=optimizer,
+        schedule=setup.schedule,
+        trainable=setup.trainable,
+        context=setup.context,
+        precision=setup.precision,
+        evaluate=scorer.validation,
+        save=save,
+        keep=partial(keep_stopped, folder, setup.trainable),
+        scaler=scaler,
+        max_grad_norm=config.train.max_grad_norm,
+        seed=config.seed,
+        cadence=Cadence(
+            evaluate_every=setup.evaluate_every,
+            save_every=config.checkpoint.every_steps or setup.evaluate_every,
+            metric=config.early_stopping.metric,
+            min_improvement=config.early_stopping.min_improvement,
+            patience=config.early_stopping.patience,
+        ),
+    )
+
+
+def restore(job: Job, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint back: weights, optimiser, loss scale."""
+    load_trainable(job, checkpoint)
+    load_state_tensors(job.optimizer, job.trainable, checkpoint.tensors.get("optimizer", {}))
+    if job.scaler and "scaler" in checkpoint.state:
+        job.scaler.load_state_dict(dict(checkpoint.state["scaler"]))
+
+
+def load_trainable(job: Job, checkpoint: Checkpoint) -> None:
+    """Put the trained tensors back.
+
+    Raises:
+        UserError: The checkpoint holds other tensors than this run trains.
+    """
+    saved, wanted = checkpoint.tensors["trainable"], dict(job.trainable)
+    if saved.keys() != wanted.keys():
+        odd = sorted(saved.keys() ^ wanted.keys())
+        raise UserError(
+            f"the checkpoint and the run differ in {len(odd)} trained tensors, such as `{odd[0]}`",
+            where=f"step {checkpoint.step}",
+            fix="resume with the recipe that the run was started with",
+        )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(saved[name])
+
+
+def restore_best(job: Job, store: CheckpointStore, state: TrainState) -> dict[str, Any]:
+    """Go back to the best checkpoint's weights, so that they are what the run hands over."""
+    best = state.best_step if state.best_step is not None else state.step
+    if best != state.step:
+        load_trainable(job, store.load(best))
+    path = store.path(best)
+    return {"step": best, "metric": job.cadence.metric, "value": state.best_value, "checkpoint": path.name}
+
+
+class Recorder:
+    """Writes the metrics of a run to its ``metrics.jsonl``."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Stepped):
+            self.folder.log({"kind": "train", "step": event.step, "epoch": event.epoch, **event.metrics})
+        elif isinstance(event, Evaluated):
+            line = {"kind": "validation", "step": event.step, "epoch": event.epoch}
+            self.folder.log({**line, **event.metrics, "improved": event.improved})
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes (the GPU's, where one is used)."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

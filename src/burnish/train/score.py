@@ -1,0 +1,186 @@
+"""Scoring within a run: the base model once, the validation rows during training, the tuned model at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from burnish.core.errors import UserError
+from burnish.core.events import Advanced, Callback, Noticed, Stage
+from burnish.core.findings import Finding
+from burnish.data.render import Renderer
+from burnish.data.table import TokenTable
+from burnish.evaluate.choices import work
+from burnish.evaluate.classification import Classified
+from burnish.evaluate.loss import RowLosses, View, batch_tokens
+from burnish.evaluate.run import Evaluation, Split, compare, evaluate, learnt_nothing, predictions
+from burnish.evaluate.text import require_metrics
+from burnish.models.generate import generate
+from burnish.train.folder import RunFolder
+from burnish.train.loop import tell
+from burnish.train.setup import Setup, decoder_start
+
+
+@dataclass
+class Scorer:
+    """Scores the model of a run as it is at the moment of the call.
+
+    Attributes:
+        setup: The run.
+        callbacks: Told of stages and progress.
+    """
+
+    setup: Setup
+    callbacks: Sequence[Callback]
+
+    def __post_init__(self) -> None:
+        require_metrics(self.setup.config.evaluate.metrics)
+
+    def ready(self) -> Scorer:
+        """Prepare the held-out rows, so that what is wrong with them is refused before anything is written.
+
+        Raises:
+            UserError: A target is none of the choices, or there are no validation rows to choose a checkpoint by.
+        """
+        if not len(self.validation_split.table):
+            raise UserError(
+                "there are no validation rows, and they decide which weights are handed over",
+                where="data.split.validation",
+                fix="hold some out, such as `data.split.validation=0.05`",
+            )
+        assert self.held_out
+        return self
+
+    @cached_property
+    def view(self) -> View:
+        """How the model is called."""
+        setup = self.setup
+        return View(
+            loaded=setup.loaded,
+            layout=setup.layout,
+            batch_tokens=setup.config.evaluate.batch_tokens or batch_tokens(setup.device),
+            autocast=lambda: setup.precision.context(setup.device),
+            decoder_start_id=decoder_start(setup.loaded),
+        )
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """How prompts become tokens."""
+        return self.setup.prepared.renderer
+
+    @cached_property
+    def held_out(self) -> Split:
+        """The rows that base and tuned model are compared on: the test rows, or without any the validation rows."""
+        name = "test" if len(self.setup.prepared.test) else "validation"
+        return self._split(name)
+
+    @cached_property
+    def validation_split(self) -> Split:
+        """The rows that choose the best checkpoint."""
+        return self._split("validation")
+
+    def validation(self) -> dict[str, float]:
+        """Metrics of the model as it is now on the validation rows."""
+        return self._evaluate(self.validation_split, quiet=True).values()
+
+    def base(self) -> Evaluation:
+        """Score the model before its first update."""
+        if self.setup.attached.trains_base:
+            return self._score("base")
+        with self.setup.attached.disabled():  # what a fresh adapter adds is zero, and takes time
+            return self._score("base")
+
+    def tuned(self) -> Evaluation:
+        """Score the model that is handed over."""
+        return self._score("tuned")
+
+    def probe_rows(self) -> list[list[int]]:
+        """A few held-out rows as token ids, to hold the files against the model in memory."""
+        return [self.held_out.table.row(i)[0].tolist() for i in range(min(4, len(self.held_out.table)))]
+
+    def samples(self) -> list[str]:
+        """Generations on the first held-out rows."""
+        config = self.setup.config.evaluate
+        count = min(config.samples, len(self.held_out.table))
+        if not count:
+            return []
+        prompts = [self.held_out.table.prompt(i).tolist() for i in range(count)]
+        tell(self.callbacks, Stage(f"generating {count} samples"))
+        return [g.text for g in generate(self.setup.loaded, prompts, config.generate, self.view.batch_tokens)]
+
+    def write(
+        self, folder: RunFolder, base: Evaluation, tuned: Evaluation, samples: tuple[list[str], list[str]]
+    ) -> None:
+        """Write the comparison of base and tuned model."""
+        split, config = self.held_out, self.setup.config.evaluate
+        folder.write_rows("predictions.jsonl", predictions(split, config, base=base, tuned=tuned))
+        rows = zip(split.examples[: len(samples[0])], *samples, strict=True)
+        folder.write_rows(
+            "samples.jsonl",
+            [{"id": e.id, "prompt": e.prompt_text, "target": e.target_text, "base": b, "tuned": t} for e, b, t in rows],
+        )
+        if learnt_nothing(base, tuned):
+            finding = nothing_learnt()
+            folder.note([finding])
+            tell(self.callbacks, Noticed(finding))
+        result = {"split": split.name, "rows": len(split.table), "base": base.to_json(), "tuned": tuned.to_json()}
+        folder.write("evaluation.json", {**result, "comparison": compare(base, tuned, split)})
+
+    def _score(self, which: str) -> Evaluation:
+        split = self.held_out
+        units = work(self.view, split.table, split.asked)
+        tell(self.callbacks, Stage(f"scoring the {which} model on {len(split.table)} {split.name} rows", units))
+        return self._evaluate(split)
+
+    def _split(self, name: str) -> Split:
+        prepared = self.setup.prepared
+        table: TokenTable = getattr(prepared, name)
+        examples = prepared.examples[name]
+        return Split.make(name, table, examples, self.setup.config.evaluate, self.renderer)
+
+    def _evaluate(self, split: Split, quiet: bool = False) -> Evaluation:
+        progress: Callable[[int], Any] | None = None if quiet else lambda done: tell(self.callbacks, Advanced(done))
+        return evaluate(self.view, split, self.setup.config.evaluate, self.renderer, progress)
+
+
+def store_base(folder: RunFolder, base: Evaluation, samples: list[str]) -> None:
+    """Keep the base model's scores, so that a resumed run need not make them again."""
+    folder.write(
+        "base.json",
+        {
+            "totals": base.losses.totals.tolist(),
+            "counts": base.losses.counts.tolist(),
+            "scores": base.scores.tolist(),
+            "samples": samples,
+        },
+    )
+
+
+def stored_base(folder: RunFolder, split: Split, scorer: Scorer) -> tuple[Evaluation, list[str]] | None:
+    """The base model's scores as ``store_base`` wrote them; None without them, or where answers were generated."""
+    saved = folder.read("base.json")
+    if not saved or scorer.setup.config.evaluate.metrics:
+        return None
+    config = scorer.setup.config.evaluate
+    scores = np.asarray(saved["scores"]).reshape(len(split.asked), -1) if split.asked else np.zeros((0, 0))
+    classified = None
+    if split.asked:
+        classified = Classified.count(config.choices, [q.true for q in split.asked], scores.argmax(1).tolist())
+    losses = RowLosses(np.asarray(saved["totals"]), np.asarray(saved["counts"]))
+    return Evaluation(split.name, losses, classified, scores, seed=config.seed), saved["samples"]
+
+
+def nothing_learnt() -> Finding:
+    """The finding for a run that changed no answer."""
+    return Finding(
+        severity="warning",
+        code="evaluate.nothing-learnt",
+        what="the tuned model answers every held-out row exactly as the base model does: nothing was learnt",
+        where="evaluation.json",
+        why="A loss that is equal in every bit on every row means that the weights did not change what the model says.",
+        fix="raise `train.learning_rate`, train longer, or look at what is trained in the report",
+    )

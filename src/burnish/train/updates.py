@@ -1,0 +1,99 @@
+"""The rows of each update as a pure function of the step, so that resuming needs nothing but the step's number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burnish.core.errors import UserError
+from burnish.core.types import Batch
+from burnish.data.batches import BatchConfig, Layout, micro_batches, plan_epoch
+
+
+class Updates:
+    """Micro-batches by update.
+
+    Args:
+        lengths: Tokens of each training row.
+        batch_size: Rows per update.
+        seed: Seed of the order; each epoch has its own.
+        batches: The token budget of a micro-batch.
+        layout: How an update is cut.
+        accumulation: Exact number of micro-batches per update, or None.
+        collate: From row numbers to a batch.
+        num_epochs: Passes over the rows.
+        max_steps: Updates in total, in place of ``num_epochs``.
+        shuffle: Whether each epoch has a new order.
+    """
+
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        batch_size: int,
+        *,
+        seed: int,
+        batches: BatchConfig,
+        layout: Layout,
+        collate: Callable[[Sequence[int]], Batch],
+        accumulation: int | None = None,
+        num_epochs: float = 1.0,
+        max_steps: int | None = None,
+        shuffle: bool = True,
+    ) -> None:
+        self.lengths, self.batch_size, self.seed, self.batches = lengths, batch_size, seed, batches
+        self.layout = layout
+        self.collate, self.accumulation, self.shuffle = collate, accumulation, shuffle
+        self.steps_per_epoch = math.ceil(len(lengths) / batch_size)
+        # round() first: 0.1 * 30 is 3.0000000000000004 and must not become 4
+        self.total_steps = max_steps or math.ceil(round(num_epochs * self.steps_per_epoch, 9))
+        if accumulation and accumulation > batch_size:
+            raise UserError(
+                f"{accumulation} micro-batches cannot be cut from {batch_size} rows",
+                where="train.gradient_accumulation_steps",
+                fix="raise `train.batch_size` (rows per update) or lower the number of micro-batches",
+            )
+        self._planned: tuple[int, list[NDArray[np.int64]]] | None = None
+
+    def __len__(self) -> int:
+        return self.total_steps
+
+    def epoch(self, step: int) -> float:
+        """Epochs done after ``step`` updates."""
+        return step / self.steps_per_epoch
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Row numbers of one update."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._planned is None or self._planned[0] != epoch:
+            plan = plan_epoch(len(self.lengths), self.batch_size, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+            self._planned = (epoch, plan)
+        return self._planned[1][index]
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        return [self.collate(micro) for micro in self.cut(step)]
+
+    def cut(self, step: int) -> list[list[int]]:
+        """Row numbers of every micro-batch of one update."""
+        rows = self.rows(step)
+        accumulation = min(self.accumulation, len(rows)) if self.accumulation else None
+        return micro_batches(rows, self.lengths, self.batches, accumulation, layout=self.layout)
+
+    def heaviest(self) -> Batch:
+        """The micro-batch of the first epoch with the most places, padding included.
+
+        Looked for in two updates only, the one with the most tokens and the one with the longest row, so that it costs
+        nothing for millions of rows.
+        """
+        steps = range(min(self.steps_per_epoch, self.total_steps))
+        tokens = [int(self.lengths[self.rows(step)].sum()) for step in steps]
+        longest = [int(self.lengths[self.rows(step)].max()) for step in steps]
+        chosen = {int(np.argmax(tokens)), int(np.argmax(longest))}
+        return self.collate(max((micro for step in chosen for micro in self.cut(step)), key=self._places))
+
+    def _places(self, rows: Sequence[int]) -> tuple[int, int]:
+        lengths = self.lengths[list(rows)]
+        area = lengths.sum() if self.layout == "packed" else len(rows) * lengths.max()
+        return int(area), int(lengths.max())

@@ -1,0 +1,1 @@
+"""Tests of Burnish; each room of the package has its folder."""

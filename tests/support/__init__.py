@@ -1,0 +1,1 @@
+"""Models, tokenizers and helpers that the tests share."""
