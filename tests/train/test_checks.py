@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from burnish.cli.main import call
 from burnish.core.errors import TrainingStopped, UserError
 from burnish.core.files import read_lines
 from burnish.train import rehearsal
+from burnish.train import setup as preparation
 from burnish.train.folder import RunFolder
 from burnish.train.liveness import Liveness, fingerprint
 from burnish.train.run import make_job, resume_run, start_run
@@ -65,17 +67,28 @@ def test_fingerprint_sees_changes_that_cancel() -> None:
     assert fingerprint(after)[1] - fingerprint(before)[1] == pytest.approx(1 - math.cos(1))
 
 
-def test_a_dead_adapter_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An adapter whose output is cut from the graph trains nothing, with a normal loss: the third update says so."""
-    plain = LoraAdapter.after
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_a_dead_adapter_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    """An adapter whose output is cut from the graph trains nothing, with a normal loss: the third update says so.
+
+    Packs take the fused layers, which ask ``projection_of``; padded batches the hook, ``after``.
+    """
+    plain, known = LoraAdapter.after, preparation.projection_of
 
     def cut(self: LoraAdapter, host: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> torch.Tensor:
         made = plain(self, host, args, kwargs, output)
         return made.detach() + (output - output.detach()) if host.in_features == 64 else made  # type: ignore[operator]
 
+    def cut_fused(host: Any) -> Any:
+        found = known(host)
+        if found is None or found.A is None or host.in_features != 64:
+            return found
+        return replace(found, A=found.A.detach(), B=found.B.detach())
+
     monkeypatch.setattr(LoraAdapter, "after", cut)
+    monkeypatch.setattr(preparation, "projection_of", cut_fused)
     with pytest.raises(TrainingStopped, match="had no gradient") as caught:
-        start_run(configured(tmp_path))
+        start_run(configured(tmp_path, batches={"layout": layout}))
     assert "down_proj" in caught.value.where and "q_proj" not in caught.value.where
     log = read_lines(tmp_path / "runs/run/metrics.jsonl")
     assert log[-1]["kind"] == "stopped" and "gradient" in log[-1]["reason"]
@@ -127,13 +140,19 @@ def test_rehearsal_out_of_memory_offers_ways_that_keep_the_result(
 def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run whose third update is refused: a bias-like fault poisons one layer from then on."""
     calls = {"updates": 0}
-    plain = LoraAdapter.after
+    plain, known = LoraAdapter.after, preparation.projection_of
 
     def poisoned(self: LoraAdapter, host: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> torch.Tensor:
         made = plain(self, host, args, kwargs, output)
         return made * math.inf if calls["updates"] >= 2 and host.in_features == 64 else made  # type: ignore[operator]
 
+    def poisoned_fused(host: Any) -> Any:
+        found = known(host)
+        late = found is not None and calls["updates"] >= 2 and host.in_features == 64
+        return replace(found, scale=math.inf) if late else found
+
     monkeypatch.setattr(LoraAdapter, "after", poisoned)
+    monkeypatch.setattr(preparation, "projection_of", poisoned_fused)
 
     def count(event: Any) -> None:
         calls["updates"] += type(event).__name__ == "Stepped"

@@ -24,11 +24,14 @@ from burnish.adapters.base import (
     Placed,
     method,
     site_generator,
+    slot_of,
 )
 from burnish.adapters.peft_format import split_tensors
 from burnish.core.config import build
 from burnish.core.errors import UserError
 from burnish.models.anatomy import Site, select
+from burnish.models.fuse import hooked, plain
+from burnish.ops.projections import Projection
 
 
 class LoraConfig(MethodConfig):
@@ -145,6 +148,22 @@ class LoraAdapter(Adapter):
         self.check_mergeable(host)
         weight: Tensor = host.weight  # type: ignore[assignment]
         weight.copy_((weight.float() + self.delta(host)).to(weight.dtype))
+
+
+def projection_of(host: nn.Module) -> Projection | None:
+    """What a linear layer computes with the adapters in use, where that is its map and at most one LoRA; else None."""
+    slot = slot_of(host)
+    if slot is None:
+        return plain(host)
+    active = slot.active()
+    if type(host) is not nn.Linear or hooked(host) != len(slot.handles) or len(active) > 1:
+        return None
+    if not active:
+        return Projection(host.weight, host.bias)
+    adapter = active[0]
+    if type(adapter) is not LoraAdapter or (adapter.dropout and adapter.training):
+        return None
+    return Projection(host.weight, host.bias, adapter.A, adapter.B, adapter.scale)
 
 
 def _to_peft(config: MethodConfig, placed: tuple[Placed, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:

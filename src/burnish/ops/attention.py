@@ -6,12 +6,14 @@ Shapes: B batch, T tokens of the pack, n tokens of one row, H query heads, K key
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from burnish.ops.blocked_attention import blocked_attention
+from burnish.ops.native import kernels
 
 
 def packed_attention(
@@ -53,6 +55,9 @@ def packed_attention(
             f"a pack of lengths {tuple(lengths)} needs tensors [1, heads, {sum(lengths)}, width], "
             f"not {tuple(query_BHTE.shape)} and {tuple(key_BKTE.shape)}"
         )
+    if not dropout and softcap is None and kernels.attention_usable(query_BHTE) and _same_heads(query_BHTE, value_BKTE):
+        scale = query_BHTE.shape[-1] ** -0.5 if scaling is None else scaling
+        return _compiled(query_BHTE, key_BKTE, value_BKTE, tuple(lengths), (causal, scale, sliding_window))
     if not dropout and softcap is None and _blocks_are_faster(query_BHTE, lengths):
         query, key, value = query_BHTE[0], key_BKTE[0], value_BKTE[0]
         options = {"scaling": scaling, "sliding_window": sliding_window}
@@ -74,6 +79,39 @@ def packed_attention(
         for q, k, v in rows
     ]
     return torch.cat(outputs, dim=1)
+
+
+def _compiled(
+    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], setting: tuple[bool, float, int | None]
+) -> Tensor:
+    """The compiled kernel, which takes tensors as they lie as long as a head's numbers are neighbours."""
+    heads = [t[0].transpose(0, 1) for t in (query, key, value)]
+    return _Compiled.apply(*(h if h.stride(-1) == 1 else h.contiguous() for h in heads), lengths, setting)[None]
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        lengths: tuple[int, ...],
+        setting: tuple[bool, float, int | None],
+    ) -> Tensor:
+        causal, scale, window = setting
+        output, logsum = kernels.attention(query, key, value, lengths, causal=causal, scale=scale, window=window)
+        ctx.lengths, ctx.setting = lengths, setting
+        ctx.save_for_backward(query, key, value, logsum)
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        causal, scale, window = ctx.setting
+        options = {"causal": causal, "scale": scale, "window": window}
+        grads = kernels.attention_gradient(upstream.contiguous(), ctx.saved_tensors, ctx.lengths, **options)
+        return *grads, None, None
 
 
 def row_attention(
@@ -154,6 +192,11 @@ def _blocks_are_faster(query: Tensor, lengths: Sequence[int]) -> bool:
     if query.device.type != "cpu" or query.dtype != torch.bfloat16:
         return False
     return (torch.is_grad_enabled() and query.requires_grad) or query.shape[2] >= 128 * len(lengths)
+
+
+def _same_heads(query: Tensor, value: Tensor) -> bool:
+    """Whether values are of the queries' format and width, as the compiled kernel takes them."""
+    return value.dtype == query.dtype and value.shape[-1] == query.shape[-1]
 
 
 def _groups_in_kernel(query: Tensor, sliding_window: int | None) -> bool:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from burnish.ops.native import kernels
+
 IGNORE = -100
 
 _CHUNK_BYTES = {"cpu": 32 << 20}  # fp32 logits of one chunk; a cache-friendly size on a CPU
@@ -113,6 +115,22 @@ def _logit_gradient(log_probs: Tensor, slope: Tensor, labels: Tensor, upstream: 
     return gradient.mul_(slope) if slope.ndim else gradient
 
 
+def _chunk(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, settings: _Settings
+) -> tuple[Tensor, Tensor | None]:
+    """Losses of one chunk, and where they are kept the gradients of its logits for an upstream gradient of 1."""
+    if settings.softcap is None and kernels.usable(hidden):
+        logits = F.linear(hidden if settings.scale == 1.0 else hidden * settings.scale, weight, bias)
+        losses = kernels.softmax_gradient_(logits, labels.contiguous(), gradient=settings.keep)
+        return losses, logits if settings.keep else None
+    log_probs, slope = _log_probs(hidden, weight, bias, settings)
+    picked = log_probs.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    losses = torch.where(labels != IGNORE, -picked, 0)
+    if not settings.keep:
+        return losses, None
+    return losses, _logit_gradient(log_probs, slope, labels, None).to(hidden.dtype)
+
+
 class _ChunkedLosses(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -123,12 +141,9 @@ class _ChunkedLosses(torch.autograd.Function):
         kept = torch.empty_like(hidden) if settings.keep else None
         for start in range(0, hidden.shape[0], settings.chunk):
             part = slice(start, start + settings.chunk)
-            log_probs, slope = _log_probs(hidden[part], weight, bias, settings)
-            picked = log_probs.gather(1, labels[part].clamp(min=0)[:, None])[:, 0]
-            losses[part] = torch.where(labels[part] != IGNORE, -picked, 0)
-            if kept is not None:
-                gradient = _logit_gradient(log_probs, slope, labels[part], None)
-                kept[part] = (gradient.to(hidden.dtype) @ weight) * settings.scale
+            losses[part], gradient = _chunk(hidden[part], weight, bias, labels[part], settings)
+            if kept is not None and gradient is not None:
+                kept[part] = (gradient @ weight) * settings.scale if settings.scale != 1.0 else gradient @ weight
         ctx.settings = settings
         # Kept or not, only what the backward pass reads is saved.
         ctx.save_for_backward(*((kept,) if kept is not None else (hidden, weight, bias, labels)))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from burnish.adapters.attach import Attached, attach
+from burnish.adapters.lora import projection_of
 from burnish.adapters.registry import METHODS
 from burnish.core.errors import UserError
 from burnish.core.events import Callback, Noticed, Stage
@@ -19,6 +20,7 @@ from burnish.core.types import Context, Term
 from burnish.data.batches import Layout, choose_layout, collate
 from burnish.data.prepare import Prepared, prepare
 from burnish.models.forward import supports_packing
+from burnish.models.fuse import fuse
 from burnish.models.head import head_of
 from burnish.models.load import Loaded, load, load_model_config, load_tokenizer, pad_id
 from burnish.objectives.context import ModelContext
@@ -188,6 +190,8 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     loaded.model.to(device)  # type: ignore[arg-type]
     layout = settle_layout(config, loaded)
     attached = attach(loaded.model, config.adapter, seed=config.seed)
+    if layout == "packed":
+        fuse(loaded.model, projection_of)
     if config.train.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings)

@@ -20,6 +20,7 @@ from burnish.core.errors import TrainingStopped, UserError
 from burnish.core.files import disk_errors, make_readable
 from burnish.core.types import Batch
 from burnish.evaluate.loss import owners_of
+from burnish.models.fuse import unfuse
 from burnish.train.folder import RunFolder, open_run
 from burnish.train.handover import read_recipe
 from burnish.train.loop import to_device
@@ -96,6 +97,7 @@ def replay(path: Path) -> Replay:
         raise UserError("no update of this run was refused", where=str(place), fix="name a run that was stopped")
     note = json.loads((place / _NOTE).read_text(encoding="utf-8"))
     setup = set_up(read_recipe(folder))
+    unfuse(setup.loaded.model)  # fused layers do not call their modules, and the faulty one is to be named
     _restore(setup, load_file(place / _WEIGHTS))
     found = Replay(note["step"] + 1, note["what"])
     found.weights = [n for n, p in setup.loaded.model.named_parameters() if not bool(torch.isfinite(p).all())]

@@ -1,0 +1,288 @@
+"""Linear maps that share an input, with low-rank updates, and with what makes their input fused in front of them.
+
+Autograd keeps the input of every operation. Here a map keeps what its input was made from and makes it again in the
+backward pass, the gradients of maps that share an input are summed by the products themselves, and the element by
+element parts run in compiled kernels where there are any (`ops/native`).
+
+Shapes: N positions, I inner and O outer width of a map, R rank, F width of a gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from burnish.ops.native import kernels
+
+
+@dataclass(frozen=True)
+class Projection:
+    """``x W^T + b + s (x A^T) B^T``: a map, and the update of LoRA (Hu et al., 2022, equation 3) where A is given.
+
+    Attributes:
+        weight: W [O, I].
+        bias: b [O], or None.
+        A: [R, I], or None for a map without an update.
+        B: [O, R].
+        scale: s.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    A: Tensor | None = None
+    B: Tensor | None = None
+    scale: float = 1.0
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """What autograd is to know of."""
+        return (self.weight, self.bias, self.A, self.B)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """``y = (offset + w) * x / rms(x)`` (Zhang & Sennrich, 2019, equation 4), in the order in which Llama rounds."""
+
+    weight: Tensor
+    eps: float
+    offset: float = 0.0
+
+
+def project(x: Tensor, projections: Sequence[Projection]) -> list[Tensor]:
+    """Each projection of x, [..., O]. Gradients reach x, A, B, and weights and biases that ask for one."""
+    flat = x.reshape(-1, x.shape[-1])
+    outputs = _Project.apply(flat, _scales(projections), *_tensors(projections))
+    return [o.view(*x.shape[:-1], -1) for o in outputs]
+
+
+def norm_and_project(
+    x: Tensor, delta: Tensor | None, norm: Norm, projections: Sequence[Projection]
+) -> tuple[Tensor, list[Tensor]]:
+    """``s = x + delta`` and each projection of ``norm(s)``; only s is kept for the backward pass.
+
+    Returns:
+        s (x itself without a delta) and the projections, [..., O].
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    flat_delta = delta.reshape_as(flat) if delta is not None else None
+    settings = (norm.eps, norm.offset, _scales(projections))
+    total, *outputs = _NormAndProject.apply(flat, flat_delta, norm.weight, settings, *_tensors(projections))
+    return total.view_as(x), [o.view(*x.shape[:-1], -1) for o in outputs]
+
+
+def gate_and_project(gate: Tensor, up: Tensor, projection: Projection) -> Tensor:
+    """The projection of ``silu(gate) * up`` (SwiGLU; Shazeer, 2020, equation 6), which is not kept."""
+    flat_gate, flat_up = (t.reshape(-1, t.shape[-1]) for t in (gate, up))
+    output = _GateAndProject.apply(flat_gate, flat_up, _scales([projection]), *projection.tensors)
+    return output.view(*gate.shape[:-1], -1)
+
+
+def _scales(projections: Sequence[Projection]) -> tuple[float, ...]:
+    return tuple(p.scale for p in projections)
+
+
+def _tensors(projections: Sequence[Projection]) -> list[Tensor | None]:
+    return [t for p in projections for t in p.tensors]
+
+
+def _unflatten(tensors: Sequence[Tensor | None], scales: Sequence[float]) -> list[Projection]:
+    return [Projection(*tensors[4 * i : 4 * i + 4], scale) for i, scale in enumerate(scales)]  # type: ignore[arg-type]
+
+
+class _Maps:
+    """The products of some projections of one input, forward and backward."""
+
+    def __init__(self, projections: list[Projection], dtype: torch.dtype) -> None:
+        self.projections, self.dtype = projections, dtype
+        self.low = [i for i, p in enumerate(projections) if p.A is not None]
+        down = [projections[i].A.to(dtype) for i in self.low]  # type: ignore[union-attr]
+        self.down = torch.cat(down) if len(down) > 1 else down[0] if down else None
+        self.ranks = [len(a) for a in down]
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """The outputs, and ``x A^T`` of all updates side by side."""
+        inner = F.linear(x, self.down) if self.down is not None else None
+        parts = inner.split(self.ranks, 1) if inner is not None else ()
+        outputs = [F.linear(x, p.weight.to(x.dtype), _cast(p.bias, x.dtype)) for p in self.projections]
+        for i, part in zip(self.low, parts, strict=True):
+            p = self.projections[i]
+            outputs[i].addmm_(part, p.B.to(x.dtype).t(), alpha=p.scale)  # type: ignore[union-attr]
+        return outputs, inner
+
+    def input_gradient(self, upstream: Sequence[Tensor], low: Tensor | None) -> Tensor:
+        """``sum_p dy_p W_p + s (dy_p B_p) A_p``, summed by the products."""
+        total = upstream[0] @ self.projections[0].weight.to(self.dtype)
+        for g, p in zip(upstream[1:], self.projections[1:], strict=True):
+            total.addmm_(g, p.weight.to(self.dtype))
+        return total.addmm_(low, self.down) if low is not None else total
+
+    def low_gradient(self, upstream: Sequence[Tensor]) -> Tensor | None:
+        """``s dy B`` of all updates side by side, [N, sum R]."""
+        if self.down is None:
+            return None
+        low = upstream[0].new_empty(upstream[0].shape[0], sum(self.ranks))
+        for part, i in zip(low.split(self.ranks, 1), self.low, strict=True):
+            p = self.projections[i]
+            part.copy_(upstream[i] @ (p.B * p.scale).to(self.dtype))  # type: ignore[operator]
+        return low
+
+    def gradients(
+        self, x: Tensor, inner: Tensor | None, upstream: Sequence[Tensor], low: Tensor | None, needed: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Gradients of weight, bias, A and B of every projection, None for those that need none."""
+        found: list[Tensor | None] = [None] * (4 * len(self.projections))
+        if low is not None and inner is not None:
+            downs = (low.t() @ x).split(self.ranks, 0)
+            inners = inner.split(self.ranks, 1)
+            for i, down, part in zip(self.low, downs, inners, strict=True):
+                p = self.projections[i]
+                found[4 * i + 2] = down.to(p.A.dtype)  # type: ignore[union-attr]
+                found[4 * i + 3] = (upstream[i].t() @ part).to(p.B.dtype).mul_(p.scale)  # type: ignore[union-attr]
+        for i, p in enumerate(self.projections):
+            if needed[4 * i]:
+                found[4 * i] = (upstream[i].t() @ x).to(p.weight.dtype)
+            if needed[4 * i + 1] and p.bias is not None:
+                found[4 * i + 1] = upstream[i].sum(0, dtype=_wide(x)).to(p.bias.dtype)
+        return found
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return tensor.to(dtype) if tensor is not None else None
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scales: tuple[float, ...], *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        outputs, inner = _Maps(_unflatten(tensors, scales), x.dtype).forward(x)
+        ctx.scales = scales
+        ctx.save_for_backward(x, inner, *tensors)
+        return tuple(outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, inner, *tensors = ctx.saved_tensors
+        maps = _Maps(_unflatten(tensors, ctx.scales), x.dtype)
+        low = maps.low_gradient(upstream)
+        grads = maps.gradients(x, inner, upstream, low, ctx.needs_input_grad[2:])
+        return maps.input_gradient(upstream, low) if ctx.needs_input_grad[0] else None, None, *grads
+
+
+class _NormAndProject(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        delta: Tensor | None,
+        weight: Tensor,
+        settings: tuple[float, float, tuple[float, ...]],
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        eps, offset, scales = settings
+        total, y, rstd = rms_norm(x, delta, weight, eps, offset)
+        outputs, inner = _Maps(_unflatten(tensors, scales), x.dtype).forward(y)
+        ctx.settings, ctx.added = settings, delta is not None
+        ctx.save_for_backward(total, rstd, weight, inner, *tensors)
+        return (total if delta is not None else total.view_as(total), *outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, through: Tensor | None, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        total, rstd, weight, inner, *tensors = ctx.saved_tensors
+        eps, offset, scales = ctx.settings
+        maps = _Maps(_unflatten(tensors, scales), total.dtype)
+        y = rms_norm_again(total, weight, rstd, eps, offset)
+        low = maps.low_gradient(upstream)
+        grads = maps.gradients(y, inner, upstream, low, ctx.needs_input_grad[4:])
+        needs_x, needs_delta, needs_weight = ctx.needs_input_grad[:3]
+        if not (needs_x or needs_delta or needs_weight):
+            return None, None, None, None, *grads
+        inward = maps.input_gradient(upstream, low)
+        grad_weight = norm_weight_gradient(inward, total, rstd, weight) if needs_weight else None
+        grad = rms_norm_gradient(inward, total, weight, rstd, through, offset)
+        return grad if needs_x else None, grad if needs_delta else None, grad_weight, None, *grads
+
+
+class _GateAndProject(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, scales: tuple[float, ...], *tensors: Tensor | None) -> Tensor:
+        outputs, inner = _Maps(_unflatten(tensors, scales), gate.dtype).forward(swiglu(gate, up))
+        ctx.scales = scales
+        ctx.save_for_backward(gate, up, inner, *tensors)
+        return outputs[0]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up, inner, *tensors = ctx.saved_tensors
+        maps = _Maps(_unflatten(tensors, ctx.scales), gate.dtype)
+        needs = ctx.needs_input_grad[3:]
+        low = maps.low_gradient([upstream])
+        # made again only where a gradient reads it
+        x = swiglu(gate, up) if any(needs) else gate
+        grads = maps.gradients(x, inner, [upstream], low, needs)
+        return *swiglu_gradient(maps.input_gradient([upstream], low), gate, up), None, *grads
+
+
+def rms_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, offset: float) -> tuple[Tensor, ...]:
+    """``s = x + delta``, its norm, and 1 / rms [N] in fp32."""
+    if kernels.usable(x, weight):
+        return kernels.rms_norm(x.contiguous(), delta.contiguous() if delta is not None else None, weight, eps, offset)
+    total = x if delta is None else x + delta
+    wide = total.to(_wide(total))
+    rstd = torch.rsqrt(wide.pow(2).mean(-1) + eps)
+    return total, rms_norm_again(total, weight, rstd, eps, offset), rstd
+
+
+def rms_norm_again(total: Tensor, weight: Tensor, rstd: Tensor, eps: float, offset: float) -> Tensor:
+    """The norm of ``total`` as ``rms_norm`` gave it."""
+    if kernels.usable(total, weight):
+        return kernels.rms_norm_apply(total, weight, eps, offset)
+    normed = (total.to(_wide(total)) * rstd[:, None]).to(total.dtype)
+    return normed * (weight + offset if offset else weight)
+
+
+def rms_norm_gradient(
+    upstream: Tensor, total: Tensor, weight: Tensor, rstd: Tensor, through: Tensor | None, offset: float
+) -> Tensor:
+    """``rstd (g - n mean(g n))`` with ``g = dy (offset + w)`` and ``n = s rstd``; ``through`` is added."""
+    through = through.contiguous() if through is not None else None
+    if kernels.usable(total, weight):
+        return kernels.rms_norm_gradient(upstream, total, weight, rstd, through, offset)
+    wide = _wide(total)
+    g, n = upstream.to(wide) * (weight.to(wide) + offset), total.to(wide) * rstd[:, None]
+    grad = rstd[:, None] * (g - n * (g * n).mean(-1, keepdim=True))
+    return (grad if through is None else grad + through.to(wide)).to(total.dtype)
+
+
+def norm_weight_gradient(upstream: Tensor, total: Tensor, rstd: Tensor, weight: Tensor) -> Tensor:
+    """``sum_n dy_n n_n`` in fp32."""
+    wide = _wide(total)
+    normed = (total.to(wide) * rstd[:, None]).to(total.dtype)
+    return (upstream.to(wide) * normed.to(wide)).sum(0).to(weight.dtype)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """``silu(gate) * up``."""
+    if kernels.usable(gate, up) and gate.stride() == up.stride():
+        return kernels.swiglu(gate, up)
+    return F.silu(gate) * up
+
+
+def swiglu_gradient(upstream: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of gate and up."""
+    if kernels.usable(gate, up, upstream) and gate.is_contiguous() and up.is_contiguous():
+        return kernels.swiglu_gradient(upstream.contiguous(), gate, up)
+    wide = _wide(gate)
+    g, u, d = gate.to(wide), up.to(wide), upstream.to(wide)
+    s = torch.sigmoid(g)
+    return (d * u * s * (1 + g * (1 - s))).to(gate.dtype), (d * g * s).to(up.dtype)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
