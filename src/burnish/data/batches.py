@@ -16,6 +16,7 @@ from burnish.data.table import Ids, TokenTable
 
 Layout = Literal["packed", "bucketed", "padded"]
 IGNORED = -100
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
 _EPOCH_STREAM = 0xE70C  # keeps this use of the run's seed apart from others
 
 
@@ -25,8 +26,14 @@ class BatchConfig(Config):
     layout: Literal["auto", "packed", "bucketed", "padded"] = "auto"
     """`packed`: rows end to end without padding; `bucketed`: rows of like length, padded; `padded`: in the order drawn.
     `auto`: packed where the model supports it, else bucketed."""
-    micro_batch_tokens: int = Field(2048, ge=1)
-    """Most tokens, padding included, of one forward pass; a longer row stands alone."""
+    micro_batch_tokens: int | None = Field(None, ge=1)
+    """Most tokens, padding included, of one forward pass; a longer row stands alone. Without it 1,024 on a processor,
+    which is as fast as more at less memory, and 8,192 on an accelerator."""
+
+    def settled(self, device: str) -> BatchConfig:
+        """The same with its budget settled for a kind of device, such as `cpu` or `cuda`."""
+        budget = self.micro_batch_tokens or MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS["cuda"])
+        return self.model_copy(update={"micro_batch_tokens": budget})
 
 
 def choose_layout(config: BatchConfig, packable: bool) -> Layout:
@@ -86,7 +93,7 @@ def micro_batches(
         return []
     if accumulation is not None:
         return _EVENLY[settled](numbers, lengths, min(max(accumulation, 1), len(numbers)))
-    return _BY_BUDGET[settled](numbers, lengths, config.micro_batch_tokens)
+    return _BY_BUDGET[settled](numbers, lengths, config.micro_batch_tokens or MICRO_BATCH_TOKENS["cpu"])
 
 
 def _longest_first(rows: list[int], lengths: NDArray[np.int64]) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import bdtr
 
 Z95 = 1.959963984540054
 RESAMPLES = 2000
@@ -75,7 +75,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
         only_second: Rows that only the second got right.
     """
     discordant = only_first + only_second
-    return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    # at 1/2 both tails are alike; scipy.special alone loads in a tenth of the time and memory of scipy.stats
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), discordant, 0.5))) if discordant else 1.0
 
 
 def paired_bootstrap(first: Floats, second: Floats, counts: Floats, seed: int) -> tuple[float, float, float]:

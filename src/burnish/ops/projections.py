@@ -91,7 +91,12 @@ def _tensors(projections: Sequence[Projection]) -> list[Tensor | None]:
 
 
 def _unflatten(tensors: Sequence[Tensor | None], scales: Sequence[float]) -> list[Projection]:
-    return [Projection(*tensors[4 * i : 4 * i + 4], scale) for i, scale in enumerate(scales)]  # type: ignore[arg-type]
+    made = []
+    for i, scale in enumerate(scales):
+        weight, bias, down, up = tensors[4 * i : 4 * i + 4]
+        assert weight is not None  # a map always has one
+        made.append(Projection(weight, bias, down, up, scale))
+    return made
 
 
 class _Maps:
@@ -128,7 +133,8 @@ class _Maps:
         low = upstream[0].new_empty(upstream[0].shape[0], sum(self.ranks))
         for part, i in zip(low.split(self.ranks, 1), self.low, strict=True):
             p = self.projections[i]
-            part.copy_(upstream[i] @ (p.B * p.scale).to(self.dtype))  # type: ignore[operator]
+            assert p.B is not None  # A and B come together
+            part.copy_(upstream[i] @ (p.B * p.scale).to(self.dtype))
         return low
 
     def gradients(

@@ -81,7 +81,7 @@ class Setup:
             self.prepared.train.lengths,
             train.batch_size,
             seed=self.config.seed,
-            batches=self.config.batches,
+            batches=self.config.batches.settled(self.device.type),
             layout=self.layout,
             collate=partial(
                 collate,

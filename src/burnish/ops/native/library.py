@@ -64,8 +64,9 @@ def find_compiler() -> tuple[str, ...] | None:
     return next((c for c in candidates if c and shutil.which(c[0])), None)
 
 
-def _without(reason: str) -> None:
+def _without(reason: str) -> ctypes.CDLL | None:
     _State.reason = reason
+    return None
 
 
 def _path(compiler: tuple[str, ...]) -> Path:
