@@ -131,6 +131,18 @@ def _chunk(
     return losses, _logit_gradient(log_probs, slope, labels, None).to(hidden.dtype)
 
 
+def _chunk_gradient(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, upstream: Tensor, settings: _Settings
+) -> Tensor:
+    """Gradients of one chunk's logits, made again in the backward pass, times the upstream gradient of each position."""
+    if settings.softcap is None and kernels.usable(hidden):
+        logits = F.linear(hidden if settings.scale == 1.0 else hidden * settings.scale, weight, bias)
+        kernels.softmax_gradient_(logits, labels.contiguous(), gradient=True)
+        return logits.mul_(upstream[:, None])  # in fp32, rounded once
+    log_probs, slope = _log_probs(hidden, weight, bias, settings)
+    return _logit_gradient(log_probs, slope, labels, upstream)
+
+
 class _ChunkedLosses(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -165,10 +177,9 @@ class _ChunkedLosses(torch.autograd.Function):
         scale = ctx.settings.scale
         for start in range(0, hidden.shape[0], ctx.settings.chunk):
             part = slice(start, start + ctx.settings.chunk)
-            log_probs, slope = _log_probs(hidden[part], weight, bias, ctx.settings)
-            gradient = _logit_gradient(log_probs, slope, labels[part], upstream[part])
+            gradient = _chunk_gradient(hidden[part], weight, bias, labels[part], upstream[part], ctx.settings)
             if grad_bias is not None:
-                grad_bias += gradient.sum(0)
+                grad_bias += gradient.sum(0, dtype=grad_bias.dtype)
             gradient = gradient.to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[part] = (gradient @ weight) * scale
