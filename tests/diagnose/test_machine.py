@@ -16,6 +16,7 @@ GOOD: dict[str, Any] = {
     "processor": {"cores": 8, "threads": 8, "omp_num_threads": None, "features": []},
     "devices": [],
     "speed": {"device": "cpu", "fp32": 1e11, "bf16": 4e11},
+    "kernels": {"missing": ""},
     "memory": {"total": 32 * GIB, "available": 30 * GIB, "container": False},
     "disks": [
         {"use": use, "path": f"/{use}", "free": 99 * GIB, "size": 0, "writable": True} for use in ("runs", "hub")
@@ -34,6 +35,12 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         inner = inner[int(name) if name.isdigit() else name]
     inner[last] = value
     return facts
+
+
+def test_kernels_that_are_missing_are_told_on_a_processor() -> None:
+    """A GPU has kernels of its own, so nothing is missing there."""
+    (found,) = machine_findings(changed("kernels.missing", "no C compiler was found"))
+    assert found.code == "machine.no-kernels" and "no C compiler" in found.what and "gcc" in found.fix
 
 
 def test_a_good_machine_has_no_findings() -> None:

@@ -91,6 +91,10 @@ def _machine_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if speed["fp32"]:
         rates = " and ".join(f"{name} {speed[name] / 1e9:.0f} GFLOP/s" for name in ("fp32", "bf16"))
         yield "products", f"{rates} on the {speed['device'].upper()}"
+    yield (
+        "kernels",
+        f"none: {facts['kernels']['missing']}" if facts["kernels"]["missing"] else "compiled for this machine",
+    )
     limit = " (limit of this container)" if memory["container"] else ""
     yield "memory", f"{_gib(memory['available'])} free of {_gib(memory['total'])}{limit}"
     for disk in facts["disks"]:

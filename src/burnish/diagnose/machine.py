@@ -17,6 +17,7 @@ from burnish.core.findings import Finding
 from burnish.core.machine import GIB, disk_free, folder_size, memory, writable
 from burnish.core.paths import cache_folder
 from burnish.ops.machine import BF16_GAIN, cpu_features, default_device, product_rate, usable_cores, use_all_cores
+from burnish.ops.native import library
 
 LITTLE_MEMORY = 2 * GIB
 LITTLE_DISK = 5 * GIB
@@ -37,6 +38,7 @@ def examine(folder: Path | None = None) -> Facts:
         "processor": _processor(),
         "devices": _devices(),
         "speed": _speed(),
+        "kernels": {"missing": library.why_not()},
         "memory": _memory(),
         "disks": [_disk("runs", folder or Path.cwd()), _disk("cache", cache_folder()), _disk("hub", _hub_cache())],
         "hub": {"endpoint": constants.ENDPOINT, "offline": constants.is_offline_mode()},
@@ -140,6 +142,19 @@ def _check_speed(facts: Facts) -> Iterator[Finding]:
     )
 
 
+def _check_kernels(facts: Facts) -> Iterator[Finding]:
+    missing = facts["kernels"]["missing"]
+    if missing and not facts["devices"]:
+        yield Finding(
+            "note",
+            "machine.no-kernels",
+            f"training runs without compiled kernels: {missing}",
+            "ops/native",
+            "The results are the same; on a processor every update takes longer.",
+            fix="install a C compiler, such as gcc",
+        )
+
+
 def _check_threads(facts: Facts) -> Iterator[Finding]:
     processor = facts["processor"]
     if processor["threads"] < processor["cores"]:
@@ -204,6 +219,7 @@ _CHECKS = (
     _check_gpu,
     _check_gpu_memory,
     _check_speed,
+    _check_kernels,
     _check_threads,
     _check_memory,
     _check_disks,

@@ -134,7 +134,7 @@ def _chunk(
 def _chunk_gradient(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, upstream: Tensor, settings: _Settings
 ) -> Tensor:
-    """Gradients of one chunk's logits, made again in the backward pass, times the upstream gradient of each position."""
+    """Gradients of one chunk's logits, which are made again, times the upstream gradient of each position."""
     if settings.softcap is None and kernels.usable(hidden):
         logits = F.linear(hidden if settings.scale == 1.0 else hidden * settings.scale, weight, bias)
         kernels.softmax_gradient_(logits, labels.contiguous(), gradient=True)

@@ -52,6 +52,7 @@ class Setup:
         attached: The adapters.
         layout: How rows lie in a batch.
         findings: What was noticed on the way.
+        fused_layers: How many layers of the model run through fused operations.
     """
 
     config: RunConfig
@@ -62,6 +63,7 @@ class Setup:
     attached: Attached
     layout: Layout
     findings: list[Finding]
+    fused_layers: int = 0
 
     @property
     def terms(self) -> list[Term]:
@@ -136,6 +138,7 @@ class Setup:
             "origin": origin,
             **self.attached.describe(),
             "layout": self.layout,
+            "fused_layers": self.fused_layers,
             "updates": len(self.updates),
             "device": str(self.device),
             "precision": self.precision.to_json(),
@@ -190,11 +193,10 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     loaded.model.to(device)  # type: ignore[arg-type]
     layout = settle_layout(config, loaded)
     attached = attach(loaded.model, config.adapter, seed=config.seed)
-    if layout == "packed":
-        fuse(loaded.model, projection_of)
+    fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
     if config.train.gradient_checkpointing:
         checkpoint_activations(loaded.model)
-    setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings)
+    setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused)
     for finding in settings(setup):
         findings.append(finding)
         tell(callbacks, Noticed(finding))
@@ -262,7 +264,8 @@ def settings(setup: Setup) -> list[Finding]:
         _note(
             "train.parameters",
             f"{setup.attached.parameters_count:,} parameters are trained ({share:.2%} of the model) "
-            f"at {len(setup.attached.sites)} sites; rows are {setup.layout}",
+            f"at {len(setup.attached.sites)} sites; rows are {setup.layout}"
+            + (f", {setup.fused_layers} layers are fused" if setup.fused_layers else ""),
             "adapter",
         ),
     ]
