@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from adapters import AdapterTrainer, LoRAConfig, init
 from clock import Clock, load, parser, shared
 from measure import read_job, read_rows, versions
 from trainer_causal import features
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, TrainingArguments
+
+from adapters import AdapterTrainer, LoRAConfig, init
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
         attn_matrices=["q", "k", "v"],
         intermediate_lora=True,
         output_lora=True,
+        dtype=arguments.dtype,  # of the new weights; products of two formats are refused
     )
     model.add_adapter("job", config=config)
     model.train_adapter("job")

@@ -18,20 +18,13 @@ from litgpt.data import JSON
 from litgpt.finetune.full import setup as tune_full
 from litgpt.finetune.lora import setup as tune_lora
 from litgpt.lora import GPT as LoraGPT
+from litgpt.prompts import Default
 from litgpt.scripts.convert_hf_checkpoint import convert_hf_checkpoint
 from measure import Watch, held_out_loss, read_job, read_rows, tell, versions
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 NAME = "SmolLM2-135M-Instruct"
-
-
-class Rows(JSON):
-    """Its own JSON data; only the processes that load it are left out, as for every other contender."""
-
-    def setup(self, stage: str = "") -> None:
-        """Read the rows, with no template around them."""
-        super().setup(stage)
 
 
 def write_data(folder: Path) -> Path:
@@ -81,7 +74,7 @@ def main() -> None:
         convert_hf_checkpoint(checkpoint_dir=checkpoint, model_name=NAME)
     watch = Watch(job["expected"]["updates"])
     seen = Seen(watch)
-    data = JSON(json_path=write_data(arguments.folder), mask_prompt=True, prompt_style="default", num_workers=0)
+    data = JSON(json_path=write_data(arguments.folder), mask_prompt=True, prompt_style=Default(), num_workers=0)
     common = {
         "checkpoint_dir": checkpoint,
         "out_dir": arguments.folder / "litgpt-out",

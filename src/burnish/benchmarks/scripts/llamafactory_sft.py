@@ -33,7 +33,7 @@ def main() -> None:
     job = read_job(arguments.folder)
     common = shared(arguments, job, "llamafactory")
     given: dict[str, Any] = {
-        **{key: value for key, value in common.items() if key not in ("report_to", "use_cpu")},
+        **{key: value for key, value in common.items() if key != "report_to"},
         "stage": "sft",
         "do_train": True,
         "report_to": "none",
