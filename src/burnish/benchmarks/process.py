@@ -127,8 +127,8 @@ def packages_of(python: str, names: Sequence[str]) -> frozenset[str]:
     """Which of the packages an interpreter has, found without importing them; none if it cannot be started."""
     code = "import sys, importlib.util as u; print(*[n for n in sys.argv[1:] if u.find_spec(n)])"
     try:
-        # -P: what lies in the working folder is not installed
-        answer = subprocess.run([python, "-P", "-c", code, *names], capture_output=True, text=True, check=False)
+        # -I: neither the working folder nor what another environment brings along is installed there
+        answer = subprocess.run([python, "-I", "-c", code, *names], capture_output=True, text=True, check=False)
     except OSError:
         return frozenset()
     return frozenset(answer.stdout.split())

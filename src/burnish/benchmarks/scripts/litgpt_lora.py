@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def main() -> None:
     arguments = parser.parse_args()
     job = read_job(arguments.folder)
     checkpoint = arguments.folder / "litgpt" / NAME
+    sys.argv = ["litgpt", str(checkpoint)]  # which it reads again at the end, to write down how it was called
     if not (checkpoint / "lit_model.pth").exists():
         checkpoint.parent.mkdir(exist_ok=True)
         copy_model(arguments.folder / "model", checkpoint)
