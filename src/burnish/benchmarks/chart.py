@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from burnish.benchmarks.compare import Line
 
-WIDTH, ROW, TOP, LEFT, RIGHT = 860, 54, 64, 20, 250
+WIDTH, ROW, TOP, LEFT, RIGHT = 900, 54, 64, 20, 370
 BAR = 16
 GIB = 1 << 30
 MOST_LETTERS = 110
@@ -69,7 +69,7 @@ def numbers(line: Line) -> str:
     """What stands beside a bar."""
     parts = [f"{line.spreads['tokens_per_second'].median:,.0f}"]
     if line.faster and line.name != "burnish":
-        parts.append(f"Burnish {line.faster.median:.2f} ×")
+        parts.append(f"Burnish {line.faster.median:.2f} × as fast")
     if "peak_bytes" in line.spreads:
         parts.append(f"{line.spreads['peak_bytes'].median / GIB:.1f} GiB")
     if "held_out_accuracy" in line.spreads:

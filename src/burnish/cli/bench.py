@@ -50,7 +50,7 @@ def command(
     from rich.console import Console
 
     from burnish.benchmarks.runner import Plan, choose, measure
-    from burnish.cli.turns import print_table, turns_display
+    from burnish.cli.turns import WIDE, print_table, turns_display
     from burnish.core.files import finite
 
     chosen, contenders = choose(job, only or ())
@@ -70,6 +70,7 @@ def command(
     if json:
         typer.echo(encoder.dumps(finite(measured.to_json()), ensure_ascii=False))
     else:
-        print_table(measured, Console())
+        console = Console()
+        print_table(measured, console if console.is_terminal else Console(width=WIDE))
         typer.echo(f"\nresults     {output / chosen.name}.json\ndrawing     {output / chosen.name}.svg")
     return 0

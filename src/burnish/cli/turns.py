@@ -16,6 +16,9 @@ from burnish.benchmarks.process import Result
 from burnish.benchmarks.runner import Listener, Measured
 from burnish.benchmarks.table import WHAT, rows
 
+WIDE = 160
+"""Columns from which on no cell of the comparison has to be broken."""
+
 
 @contextmanager
 def turns_display(console: Console) -> Iterator[Listener]:
@@ -75,7 +78,7 @@ def print_table(measured: Measured, console: Console) -> None:
     table = Table(*head, box=None, title=escape(plan.job.title), title_justify="left", caption=WHAT)
     table.caption_justify = "left"
     for column in table.columns[1:]:
-        column.justify, column.no_wrap = "right", True
+        column.justify, column.no_wrap = "right", console.width >= WIDE
     aside = [cells for cells in body if len(cells) < len(head)]
     for cells in body:
         if len(cells) == len(head):

@@ -69,7 +69,6 @@ def main() -> None:
     arguments = parser.parse_args()
     job = read_job(arguments.folder)
     checkpoint = arguments.folder / "litgpt" / NAME
-    sys.argv = ["litgpt", str(checkpoint)]  # which it reads again at the end, to write down how it was called
     if not (checkpoint / "lit_model.pth").exists():
         checkpoint.parent.mkdir(exist_ok=True)
         copy_model(arguments.folder / "model", checkpoint)
@@ -113,16 +112,26 @@ def with_lora(job: dict[str, Any], common: dict[str, Any]) -> None:
     targets = job["targets"]
     if targets != "all-linear":
         raise SystemExit("LitGPT takes gate, up and down of the MLP together only")
-    tune_lora(
-        **common,
-        lora_r=job["rank"],
-        lora_alpha=job["alpha"],
-        lora_dropout=0.0,
-        **{f"lora_{part}": True for part in ("query", "key", "value", "projection", "mlp")},
-    )
+    lora = {"lora_r": job["rank"], "lora_alpha": job["alpha"], "lora_dropout": 0.0}
+    lora |= {f"lora_{part}": True for part in ("query", "key", "value", "projection", "mlp")}
+    called_with(common, lora)
+    tune_lora(**common, **lora)
 
 
-TUNERS = {"lora": with_lora, "full": lambda job, common: tune_full(**common)}
+def with_everything(job: dict[str, Any], common: dict[str, Any]) -> None:
+    """Every weight."""
+    called_with(common, {})
+    tune_full(**common)
+
+
+def called_with(common: dict[str, Any], more: dict[str, Any]) -> None:
+    """Write the command line that it reads again when it has trained, to note how it was called and to merge by it."""
+    options = {"precision": common["precision"], **more}
+    sys.argv = ["litgpt", str(common["checkpoint_dir"])]
+    sys.argv += [f"--{name}={json.dumps(value)}" for name, value in options.items()]
+
+
+TUNERS = {"lora": with_lora, "full": with_everything}
 
 
 def copy_model(source: Path, target: Path) -> None:

@@ -158,11 +158,11 @@ def held_out_classes(logits_of: Callable[[torch.Tensor], torch.Tensor], rows: Se
 
     Args:
         logits_of: From ids [1, T] to logits [1, classes].
-        rows: With ``ids`` and ``label``, the number of the class.
+        rows: With ``ids`` and ``class``, its number.
     """
     total, right = 0.0, 0
     for row in rows:
         logits = logits_of(torch.tensor([row["ids"]]))[0].float()
-        total += float(torch.nn.functional.cross_entropy(logits[None], torch.tensor([row["label"]])))
-        right += int(logits.argmax()) == row["label"]
+        total += float(torch.nn.functional.cross_entropy(logits[None], torch.tensor([row["class"]])))
+        right += int(logits.argmax()) == row["class"]
     return {"held_out_loss": total / len(rows), "held_out_accuracy": right / len(rows)}

@@ -12,6 +12,7 @@ import torch
 from measure import Row, Watch, held_out_loss, read_job, read_rows, versions
 
 from burnish.core.config import build
+from burnish.core.errors import BurnishError
 from burnish.core.events import Event, Stepped
 from burnish.train.config import RunConfig
 from burnish.train.folder import RunFolder
@@ -21,7 +22,8 @@ from burnish.train.score import Scorer
 from burnish.train.setup import Setup, set_up
 from burnish.train.state import TrainState
 
-Measure = Callable[[Callable[[torch.Tensor], torch.Tensor], Sequence[Row]], dict[str, float]]
+Logits = Callable[[torch.Tensor], torch.Tensor]
+Measure = Callable[[Logits, Sequence[Row]], dict[str, float]]
 
 
 def recipe(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
@@ -71,22 +73,36 @@ def recount(watch: Watch, job: Job) -> None:
             watch.count(batch["input_ids"], batch["labels"], batch.get("attention_mask"))
 
 
-def run(values: dict[str, Any], folder: Path, score: Measure) -> None:
+def next_tokens(setup: Setup) -> Logits:
+    """Logits of the model as it is, from ids [1, T] to [1, T, V]."""
+    model: Any = setup.loaded.model
+    return lambda ids: model(input_ids=ids).logits
+
+
+def run(values: dict[str, Any], folder: Path, score: Measure, logits: Callable[[Setup], Logits] = next_tokens) -> None:
+    """Train by a recipe and print the measurements; a refusal ends in one line, which the table can show."""
+    try:
+        measure(values, folder, score, logits)
+    except BurnishError as error:
+        raise SystemExit("; ".join(part for part in (error.what, error.where, error.fix) if part)) from None
+
+
+def measure(values: dict[str, Any], folder: Path, score: Measure, logits: Callable[[Setup], Logits]) -> None:
     """Train by a recipe and print the measurements."""
     shared = read_job(folder)
     setup: Setup = set_up(build(RunConfig, values))
     made = make_job(setup, Scorer(setup, []), RunFolder(folder / "bench"))
     job = replace(made, cadence=Cadence(), evaluate=lambda: {"loss": 0.0}, save=lambda state: Path("nowhere"))
     watch = Watch(shared["expected"]["updates"])
-    watch.parameters = setup.attached.parameters_count
+    watch.parameters = sum(parameter.numel() for _, parameter in setup.trainable)
     heard = Heard(watch)
     watch.begin()
     train(job, TrainState(), [heard])
     recount(watch, job)
     if heard.tokens != watch.counts["tokens"]:
         raise SystemExit(f"the loop counted {heard.tokens} tokens, its batches hold {watch.counts['tokens']}")
-    model: Any = setup.loaded.model.eval()
-    scores = score(lambda ids: model(input_ids=ids).logits, read_rows(folder / "held_out.jsonl"))
+    setup.loaded.model.eval()
+    scores = score(logits(setup), read_rows(folder / "held_out.jsonl"))
     found = versions("burnish", "transformers")
     precision = setup.precision.to_json()["compute"]
     examples = shared["expected"]["rows"] * shared["epochs"]

@@ -66,7 +66,7 @@ def prepare(folder: Path, job: dict[str, Any], data: Path | None, rows: int, hel
 def expected(train: list[Row], job: dict[str, Any]) -> dict[str, int]:
     """What every contender has to see, counted from the rows themselves."""
     epochs = job["epochs"]
-    labels = [row["ids"][row["prompt_tokens"] :] if "prompt_tokens" in row else [row["label"]] for row in train]
+    labels = [row["ids"][row["prompt_tokens"] :] if "prompt_tokens" in row else [row["class"]] for row in train]
     return {
         "rows": len(train),
         "updates": epochs * math.ceil(len(train) / job["batch_size"]),
@@ -142,8 +142,8 @@ def classes(tokenizer: Any, data: Path | None, job: dict[str, Any], wanted: int)
         ids = tokenizer(row["text"])["input_ids"]
         if wanted and row["sentiment"] in LABELS and len(ids) <= job["max_tokens"]:
             wanted -= 1
-            values = {key: row[key] for key in ("text", "sentiment")}
-            yield {**values, "label": LABELS.index(row["sentiment"]), "ids": ids}
+            label = row["sentiment"]
+            yield {"text": row["text"], "label": label, "class": LABELS.index(label), "ids": ids}
 
 
 def tweets() -> Iterable[dict[str, str]]:

@@ -22,14 +22,20 @@ def main() -> None:
     set_seed(0)
     model = load(AutoModelForSequenceClassification, arguments, num_labels=len(job["labels"]))
     if job["method"] == "lora":
-        config = LoraConfig(r=job["rank"], lora_alpha=job["alpha"], target_modules=job["targets"], task_type="SEQ_CLS")
+        config = LoraConfig(
+            r=job["rank"],
+            lora_alpha=job["alpha"],
+            target_modules=job["targets"],
+            exclude_modules=["pooler.dense"],  # it belongs to the head, not to a layer
+            task_type="SEQ_CLS",
+        )
         model = get_peft_model(model, config)
     rows = read_rows(arguments.folder / "train.jsonl")
     clock = Clock(job["expected"]["updates"])
     Trainer(
         model=model,
         args=TrainingArguments(**shared(arguments, job, "trainer")),
-        train_dataset=[{"input_ids": row["ids"], "labels": row["label"]} for row in rows],
+        train_dataset=[{"input_ids": row["ids"], "labels": row["class"]} for row in rows],
         data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(arguments.folder / "model")),
         callbacks=[clock],
     ).train()
