@@ -148,6 +148,7 @@ def measure(plan: Plan, output: Path, listener: Listener | None = None) -> Measu
             if any("failed" in result for result in done) or _is_another_job(measured, contender.name):
                 continue
             listener.begins(number, len(turns), turn, contender)
+            load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
             python = find_python(contender, plan.peers, installed)
             if python is None:
                 result: Result = {"failed": f"no --peers PYTHON has {' and '.join(contender.needs)}"}
@@ -160,7 +161,7 @@ def measure(plan: Plan, output: Path, listener: Listener | None = None) -> Measu
                     progress=listener.moves,
                     scripts=plan.scripts,
                 )
-            done.append(result)
+            done.append({**result, "load_before": load})
             write(measured, output)
             listener.ends(turn, contender, result)
     return measured
@@ -197,7 +198,6 @@ def machine() -> dict[str, Any]:
         "processor": processor(),
         "python": platform.python_version(),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
-        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
 
 
