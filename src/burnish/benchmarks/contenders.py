@@ -10,6 +10,8 @@ from burnish.benchmarks.jobs import Job
 WARM = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=67108864"
 BF16 = ("--dtype", "bfloat16")
 ONE = ("--micro-batch", "1")
+# What was found best on a processor among the settings in docs/performance.md.
+BEST = (*BF16, "--autocast", "--micro-batch", "2", "--by-length", "--attention", "eager")
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,18 @@ _LORA = (
     OURS,
     Contender(
         "trl-tuned",
-        "TRL + PEFT, best tuned (bf16, 1 x 8, warm allocator)",
+        "TRL + PEFT, best tuned (bf16, 2 x 4 by length, eager, warm allocator)",
         "trl_sft.py",
-        (*BF16, *ONE),
+        BEST,
         ("trl", "peft"),
         warm=True,
     ),
     Contender("trl-bf16", "TRL + PEFT, bf16, 1 x 8", "trl_sft.py", (*BF16, *ONE), ("trl", "peft")),
     Contender(
         "trainer-tuned",
-        "transformers.Trainer + PEFT, best tuned (bf16, 1 x 8, warm allocator)",
+        "transformers.Trainer + PEFT, best tuned (bf16, 2 x 4 by length, eager, warm allocator)",
         "trainer_causal.py",
-        (*BF16, *ONE),
+        BEST,
         ("transformers", "peft"),
         warm=True,
     ),

@@ -25,7 +25,8 @@ def main() -> None:
         model=load(AutoModelForCausalLM, arguments),
         args=SFTConfig(
             **shared(arguments, job, "trl"),
-            max_length=job["max_tokens"],
+            # every row fits; without a padding to cut, TRL wants no length
+            max_length=None if arguments.padding_free and not arguments.packing else job["max_tokens"],
             packing=arguments.packing,
             padding_free=arguments.padding_free,
             use_liger_kernel=arguments.liger,
