@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def shared(arguments: argparse.Namespace, job: dict[str, Any], name: str) -> dic
     micro = arguments.micro_batch or job["batch_size"]
     order = {"train_sampling_strategy": "group_by_length"} if arguments.by_length else {}
     return {
-        "output_dir": str(arguments.folder / name),
+        "output_dir": tempfile.mkdtemp(prefix=f"{name}-", dir=arguments.folder),  # LLaMA-Factory wants an empty one
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": job["batch_size"] // micro,
         "num_train_epochs": job["epochs"],
