@@ -68,7 +68,8 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=0)
     arguments = parser.parse_args()
     job = read_job(arguments.folder)
-    checkpoint = arguments.folder / "litgpt" / NAME
+    # a folder named as the hub names this model would get a BOS before every row, which the rows do not have
+    checkpoint = arguments.folder / "litgpt" / "model"
     if not (checkpoint / "lit_model.pth").exists():
         checkpoint.parent.mkdir(exist_ok=True)
         copy_model(arguments.folder / "model", checkpoint)

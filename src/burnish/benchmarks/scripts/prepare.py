@@ -89,7 +89,7 @@ def language_model(source: str, target: Path) -> Any:
     rope = config.get("rope_parameters") or {}
     if "rope_theta" in rope:  # where transformers 4, and what is built on it, looks for it
         edit(target / "config.json", {"rope_theta": rope["rope_theta"]})
-    # LitGPT would put a BOS before every row of a Llama unless the tokenizer says that it has none
+    # LitGPT puts a BOS before the rows of some models, unless the tokenizer says that there is none
     edit(target / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": False})
     return loaded.tokenizer
 
