@@ -1,0 +1,37 @@
+"""Burnish on the classification, through its own loop, with the head that the peers' models have.
+
+That head is the encoder's pooler, dropout and one linear map, trained at the learning rate of all the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from burnish.models.classifier import class_logits
+from measure import held_out_classes, read_job
+from ours import Logits, recipe, run
+
+from burnish.core.types import Batch
+from burnish.train.setup import Setup
+
+
+def classes(setup: Setup) -> Logits:
+    """Logits of the head, from ids [1, T] to [1, classes]."""
+    model, head = setup.loaded.model, setup.loaded.classifier
+    return lambda ids: class_logits(model, head, Batch(input_ids=ids, attention_mask=torch.ones_like(ids)))
+
+
+def main() -> None:
+    """The job of classes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    job = read_job(folder)
+    task = {"kind": "classification", "labels": job["labels"], "pooling": "pooler", "dropout": 0.1}
+    run({**recipe(folder, job), "task": {**task, "head_rate_scale": 1.0}}, folder, held_out_classes, classes)
+
+
+if __name__ == "__main__":
+    main()
