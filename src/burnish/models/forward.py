@@ -87,6 +87,8 @@ def _run(model: PreTrainedModel, batch: Batch, mode: PackingMode | None, **extra
     if "position_ids" in batch and "position_ids" in named:
         offset = model.config.pad_token_id + 1 if model.config.model_type in _OFFSET_POSITIONS else 0
         arguments["position_ids"] = batch["position_ids"] + offset
+    if "token_type_ids" in batch and "token_type_ids" in named:
+        arguments["token_type_ids"] = batch["token_type_ids"]
     if "use_cache" in named:
         arguments["use_cache"] = False
     if mode == "segments":
