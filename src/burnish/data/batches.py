@@ -176,8 +176,8 @@ def collate(
 
     ``labels`` are aligned with the hidden states: position ``t`` of a row carries the row's token ``t + 1`` if that is
     trained, else -100. The mask comes from the table, never from the ids, so a padding token that is also the EOS
-    hides nothing. An encoder-decoder's labels are its targets, and its decoder is given them one place later. Those of a
-    classification are one class a row, [B].
+    hides nothing. An encoder-decoder's labels are its targets, and its decoder is given them one place later. Those of
+    a classification are one class a row, [B].
 
     Args:
         table: The rows.

@@ -22,7 +22,7 @@ _INSPECT_STREAM = 0x1A5
 
 @dataclass(frozen=True)
 class InspectedRow:
-    """A row to look at: its example, its length, its text in trained and other stretches, and its class if it has one."""
+    """A row to look at: its example, its length, its text in trained and other stretches, its class if it has one."""
 
     id: str
     split: str
@@ -159,7 +159,7 @@ def _splits(summary: dict[str, Any]) -> Table:
         if not one["rows"]:
             continue
         lengths = " / ".join(str(one["lengths"][p]) for p in ("p5", "p50", "p95", "max"))
-        share = f"{one['trained_share']:.1%}"
+        share = f"{one['trained_share']:.1%}" if "classes" not in one else "classes"
         numbers = (one["truncated_rows"], one["lost_target_tokens"], one["dropped_rows"])
         table.add_row(name, f"{one['rows']:,}", f"{one['tokens']:,}", share, lengths, *(f"{n:,}" for n in numbers))
     return table

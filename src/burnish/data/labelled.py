@@ -15,7 +15,7 @@ from burnish.core.names import nearest
 from burnish.data.config import RenderConfig, SourceConfig
 from burnish.data.example import Example
 from burnish.data.formats import Plan, check_mapping, source_template
-from burnish.data.recheck import ROWS, TOLERATED, comes_back, squeezed
+from burnish.data.recheck import ROWS, TOLERATED, squeezed
 from burnish.data.render import Outcome, Rendered, Renderer
 from burnish.data.rows import Dropped, Row
 from burnish.data.tokens import Encoder
@@ -269,6 +269,11 @@ def recheck_labelled(
 
 def _says(example: Example, row: Rendered, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokens say what the example says; texts that do not come back are not judged."""
-    texts = [squeezed(t) for t in (example.prompt, example.pair) if t]
     decoded = squeezed(tokenizer.decode(row.input_ids, skip_special_tokens=True))
-    return all(text in decoded for text in texts if comes_back(text, tokenizer))
+    texts = [t for t in (example.prompt, example.pair) if t]
+    return all(squeezed(t) in decoded for t in texts if _comes_back(t, tokenizer))
+
+
+def _comes_back(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return squeezed(tokenizer.decode(ids, skip_special_tokens=True)) == squeezed(text)

@@ -13,7 +13,7 @@ Numbers = NDArray[np.int64]
 
 
 def collate_labelled(table: TokenTable, numbers: tuple[int, ...], *, packed: bool, pad_id: int) -> Batch:
-    """The tensors of one micro-batch of labelled rows; ``labels`` is [B], also of a pack, which is one row to the model.
+    """The tensors of one micro-batch of labelled rows; ``labels`` is [B], also of a pack, which the model sees as one.
 
     Args:
         table: The rows.

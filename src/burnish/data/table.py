@@ -134,7 +134,7 @@ class TokenTable:
         return int(self.trained.sum()) + len(self.target_ids)
 
     def content_hash(self) -> str:
-        """SHA-256 of the tokens, the mask, the classes and their borders, in hexadecimal; equal tables train equally."""
+        """SHA-256 of tokens, mask, classes and their borders, in hexadecimal; equal tables train equally."""
         digest = hashlib.sha256()
         arrays = [self.input_ids, self.trained, self.offsets, self.target_ids, self.target_offsets]
         for array in [*arrays, self.prompt_lengths, self.labels] if self.is_labelled else arrays:

@@ -116,7 +116,8 @@ class Evaluation:
         if not self.classified:
             return {"metrics": metrics | self.text}
         tables = self.classified.to_json(self.seed)
-        return {**tables, "metrics": tables["metrics"] | self.text | metrics}
+        unit = {"unit": "row"} if self.unit == "row" else {}
+        return {**tables, **unit, "metrics": tables["metrics"] | self.text | metrics}
 
 
 def evaluate(

@@ -98,9 +98,8 @@ def new_classifier(
     return made.to(model.device)
 
 
-def settle_pooler(model: PreTrainedModel, pooling: PoolingName) -> None:
-    """Leave out a pooler that nothing reads: it would cost time, and full tuning would train it without a gradient."""
-    refuse_missing_pooler(model, pooling)
+def drop_idle_pooler(model: PreTrainedModel, pooling: PoolingName) -> None:
+    """Leave out a pooler that nothing reads, before all weights are tuned: it would never have a gradient."""
     if pooling != "pooler" and getattr(model, "pooler", None) is not None:
         model.pooler = None
 

@@ -21,7 +21,7 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedMo
 from burnish.core.errors import UserError
 from burnish.core.files import disk_errors, write_atomic, write_json
 from burnish.core.types import Batch
-from burnish.models.classifier import Classifier, class_logits, describe, settle_pooler
+from burnish.models.classifier import Classifier, class_logits, describe, refuse_missing_pooler
 from burnish.models.load import Loaded, pad_id
 from burnish.models.probe import probe_ids, probing, tolerance
 from burnish.models.quiet import quiet
@@ -88,7 +88,7 @@ def with_classifier(loaded: Loaded, classifier: Classifier) -> Loaded:
             where=loaded.path,
             fix="load the head with the model that it was trained on",
         )
-    settle_pooler(loaded.model, classifier.pooling)
+    refuse_missing_pooler(loaded.model, classifier.pooling)
     return replace(loaded, classifier=classifier.to(loaded.model.device))
 
 
@@ -136,7 +136,7 @@ def as_transformers(loaded: Loaded) -> PreTrainedModel | None:
         setattr(theirs, name, _linear(head, loaded.model))
         theirs.eval()
         return theirs if _equal(theirs, loaded, config.pad_token_id) else None
-    except (StopIteration, AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError):
+    except (StopIteration, AttributeError, LookupError, TypeError, ValueError, RuntimeError):
         return None  # this class is built otherwise
 
 

@@ -58,7 +58,7 @@ def classification_loss(
 
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> list[float]:
-    """``w_k = N / (K n_k)`` over the K classes that have rows, as `scikit-learn` balances; 1 for a class without any."""
+    """``w_k = N / (K n_k)`` over the K classes with rows, as `scikit-learn` balances; 1 for a class without any."""
     counts = np.bincount(labels, minlength=classes)
     present = int((counts > 0).sum())
     return [float(len(labels) / (present * n)) if n else 1.0 for n in counts]

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from burnish.adapters.registry import METHODS
 from burnish.core.errors import UserError
 from burnish.core.findings import Finding
 from burnish.core.types import Term
 from burnish.data.labelled import Classes
 from burnish.data.prepare import Prepared, prepare
 from burnish.data.render import Kind
-from burnish.models.classifier import PoolingName, new_classifier, settle_pooler
+from burnish.models.classifier import PoolingName, drop_idle_pooler, new_classifier
 from burnish.models.load import Loaded, load, load_model_config, load_tokenizer
 from burnish.models.pooling import declared_pooling
 from burnish.objectives.classification import balanced_weights, classification_terms
@@ -103,7 +104,8 @@ def _with_new_head(config: RunConfig, loaded: Loaded) -> Loaded:
     task = config.task
     assert isinstance(task, ClassificationTask) and task.labels
     pooling, _ = choose_pooling(task.pooling, loaded)
-    settle_pooler(loaded.model, pooling)
+    if METHODS[config.adapter.method].format == "model":
+        drop_idle_pooler(loaded.model, pooling)
     bias = loaded.kind == "encoder"  # the heads of `transformers` on decoders have none, so that ours can become theirs
     loaded.classifier = new_classifier(
         loaded.model, task.labels, pooling, dropout=task.dropout, bias=bias, seed=config.seed
