@@ -162,7 +162,15 @@ def test_a_classifier_writes_no_text(tmp_path: Path, command: str, capsys: pytes
     arguments = [command, str(result.folder), *(["Hello"] if command == "generate" else [])]
     assert call(arguments) == 2
     said = capsys.readouterr().err
-    assert "trained to classify" in said and "burnish evaluate" in said
+    assert "trained to classify" in said and "burnish classify" in said
+    assert call(["classify", str(result.folder), "what a wonderful day", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    loaded = load_handed_over(result.folder)
+    ids = torch.tensor([loaded.tokenizer("what a wonderful day").input_ids])
+    with torch.no_grad():
+        expected = class_logits(loaded.model, loaded.classifier, {"input_ids": ids}).softmax(-1)[0]  # type: ignore[arg-type]
+    assert list(answer["probabilities"].values()) == pytest.approx(expected.tolist(), rel=1e-5)
+    assert answer["label"] == LABELS[int(expected.argmax())]
 
 
 def test_an_untrained_head_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

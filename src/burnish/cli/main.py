@@ -10,6 +10,7 @@ import typer
 
 from burnish.cli import (
     chat,
+    classify,
     doctor,
     evaluate,
     generate,
@@ -45,7 +46,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS = (run, inspect, evaluate, generate, chat, merge, report, resume, verify, verify_export, replay_batch, doctor)
+COMMANDS = (
+    run,
+    inspect,
+    evaluate,
+    generate,
+    chat,
+    classify,
+    merge,
+    report,
+    resume,
+    verify,
+    verify_export,
+    replay_batch,
+    doctor,
+)
 for module in COMMANDS:
     app.command(name=module.NAME, short_help=summary(module))(module.command)
 

@@ -24,6 +24,14 @@ _OFFSET_POSITIONS = frozenset(
 _PROBE_LENGTHS = (7, 5, 6)
 
 
+def positions_of(config: Any) -> int | None:
+    """The longest row that a model has positions for, from its configuration; None where that does not say."""
+    count = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(count, int) or count < 2:
+        return None
+    return count - (config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0)
+
+
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Hidden states before the head, after the final norm, without ever making logits.
 

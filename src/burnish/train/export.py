@@ -10,8 +10,8 @@ import torch
 
 from burnish.core.errors import UserError
 from burnish.data.config import RenderConfig
-from burnish.data.labelled import LabelledRenderer
 from burnish.data.render import Renderer
+from burnish.evaluate.classes import renderer_of
 from burnish.models.generate import GenerateConfig, generate
 from burnish.models.load import Loaded
 from burnish.train.folder import open_run
@@ -95,7 +95,7 @@ def _compare_classes(run: Path, ours: Loaded, theirs: Loaded) -> ExportReport:
     prompts = [row["prompt"] for row in open_run(run).read_rows("predictions.jsonl")][:PROMPTS] or ["Hello"]
     report = ExportReport(len(prompts))
     for prompt in prompts:
-        ids = [LabelledRenderer(m.tokenizer, RenderConfig(), ["", ""]).prompt_ids(prompt) for m in (ours, theirs)]
+        ids = [renderer_of(m).prompt_ids(prompt) for m in (ours, theirs)]
         report.same_ids += ids[0] == ids[1]
         both = [last_logits(m, torch.tensor([i])) for m, i in zip((ours, theirs), ids, strict=True)]
         names = [m.classifier.labels[int(x.argmax())] for m, x in zip((ours, theirs), both, strict=True)]  # type: ignore[union-attr]
