@@ -1,4 +1,4 @@
-"""The recipe `sentiment-encoder` with its real encoder and real tweets: 1,000 rows to learn from, 1,000 to measure on."""
+"""The recipe `sentiment-encoder` with its real encoder and real tweets: 1,000 rows to learn, 1,000 to measure on."""
 
 from __future__ import annotations
 

@@ -108,7 +108,8 @@ def view(inspection: Inspection, *, colour: bool) -> RenderableType:
     """An inspection as something that rich can print."""
     summary = inspection.summary
     parts: list[RenderableType] = [_sources(summary), _splits(summary)]
-    parts += [_classes(summary)] * any("classes" in summary["splits"][name] for name in SPLITS)
+    if "classes" in summary["splits"]["train"]:
+        parts.append(_classes(summary))
     parts += [_line(f"{s['step']}: " + _counts(s), "dim") for s in summary["steps"]]
     parts += _dropped(summary)
     how = "green and underlined" if colour else f"in {OPEN}…{CLOSE}"

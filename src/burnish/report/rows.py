@@ -89,9 +89,9 @@ def split_table(run: Run) -> list[tuple[str, list[str]]]:
         ("Target tokens lost by it", "lost_target_tokens", count),
         ("Rows dropped", "dropped_rows", count),
     )
-    if run.classifies:
-        lines = tuple(line for line in lines if line[1] not in _OF_TOKENS)
-    return [(label, [form(one.get(key)) for one in splits]) for label, key, form in lines] if splits else []
+    left_out = _OF_TOKENS if run.classifies else ()
+    shown = [line for line in lines if line[1] not in left_out]
+    return [(label, [form(one.get(key)) for one in splits]) for label, key, form in shown] if splits else []
 
 
 def classes(run: Run) -> list[tuple[str, list[str]]]:
