@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -98,9 +99,10 @@ def settle_labels(classes: Classes, parts: Mapping[str, Sequence[Example]]) -> t
 
 def _by_value(label: str) -> tuple[int, float, str]:
     try:
-        return (0, float(label), label)
+        value = float(label)
     except ValueError:
         return (1, 0.0, label)
+    return (0, value, label) if math.isfinite(value) else (1, 0.0, label)  # `nan` has no place in an order
 
 
 def _refuse_unknown(labels: Sequence[str], parts: Mapping[str, Sequence[Example]], *, given: bool) -> None:

@@ -120,7 +120,8 @@ def lengths(run: Run) -> list[tuple[str, list[str]]]:
         for key, label in (("lengths", "whole"), ("trained_lengths", "trained")):
             points = mapping(split.get(key))
             if points and not (run.classifies and key == "trained_lengths"):
-                found.append((f"{name}, {label}", [count(points.get(point)) for point, _ in POINTS]))
+                shown = name if run.classifies else f"{name}, {label}"
+                found.append((shown, [count(points.get(point)) for point, _ in POINTS]))
     return found
 
 
