@@ -29,6 +29,10 @@ USED_EXTRAS = ("metrics", "trackers")
 """The extras that a user may want; those for developers are left out of `burnish doctor`."""
 
 
+CHOSEN_BY = {"adapter": "method", "task": "kind"}
+"""Sections that are one of several configurations, with the setting that says which."""
+
+
 def generated() -> dict[Path, str]:
     """Every generated file, by its path from the root of the repository."""
     return {
@@ -85,9 +89,10 @@ def section_page(name: str) -> str:
     shown: set[type[Config]] = set()
     inner = _configs(name, RunConfig.model_fields[name])
     parts = [NOTE, f"# Recipe: `{name}`"]
-    if name == "adapter":
+    if name in CHOSEN_BY:
+        key = CHOSEN_BY[name]
         for config in inner:
-            parts += [f"## `method: {config.model_fields['method'].default}`", *_section(config, name, shown)]
+            parts += [f"## `{key}: {config.model_fields[key].default}`", *_section(config, name, shown)]
     else:
         parts += [part for config in inner for part in _section(config, name, shown)]
     return "\n\n".join(parts) + "\n"
@@ -95,11 +100,13 @@ def section_page(name: str) -> str:
 
 _RECIPE_INTRODUCTION = """\
 A recipe is a YAML file. Three sections have to be there: `model`, `data` and `adapter`; the rest has defaults.
-`model: PATH` is short for `model: {path: PATH}`, and `adapter: lora` for `adapter: {method: lora}`. An unknown key is
-an error that names the nearest valid one. Any setting can be changed from the command line, as in
-`burnish run recipe.yaml train.learning_rate=1e-4`. A copy with every default filled in is written to the run's folder.
+`model: PATH` is short for `model: {path: PATH}`, `adapter: lora` for `adapter: {method: lora}`, and
+`task: classification` for `task: {kind: classification}`. An unknown key is an error that names the nearest valid one.
+Any setting can be changed from the command line, as in `burnish run recipe.yaml train.learning_rate=1e-4`. A copy with
+every default filled in is written to the run's folder.
 
-The embedded `quickstart`:"""
+Embedded recipes run by their name: `quickstart`, and `sentiment-encoder`, which trains a classification head on an
+encoder. The `quickstart`:"""
 
 
 def _section(cls: type[Config], path: str, shown: set[type[Config]]) -> Iterator[str]:
@@ -183,6 +190,8 @@ def _meaning(name: str, field: FieldInfo) -> str:
     if name == "adapter":
         methods = ", ".join(f"`{config.model_fields['method'].default}`" for config in inner)
         return f"What is trained: one of the methods {methods}, with its settings."
+    if name == "task":
+        return "What is learnt: " + " or ".join(f"`{c.model_fields['kind'].default}`" for c in inner) + "."
     if name == "method":
         return "The name of the method."
     return _paragraphs(inner[0].__doc__ or "").split("\n")[0] if len(inner) == 1 else ""

@@ -124,7 +124,7 @@ def test_evaluation_of_a_split(tmp_path: Path) -> None:
     config = EvaluateConfig(choices=LABELS)
     split = Split.make("test", table, rows, config, renderer)
     result = evaluate(view, split, config, renderer)
-    lines = predictions(split, config, model=result)
+    lines = predictions(split, model=result)
     right = 0
     for line, row in zip(lines, result.scores, strict=True):
         assert line["model"]["predicted"] == LABELS[int(row.argmax())]

@@ -39,13 +39,40 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gradient checkpointing": {"train": {"gradient_checkpointing": True}},
     "checkpointed packs": {"batches": {"layout": "packed"}, "train": {"gradient_checkpointing": True}},
 }
+CLASSIFIERS = {"bert": "mean", "bert cls": "cls", "llama": "last", "gpt2": "last"}
+TASKS: dict[str, Any] = {"text": "text"} | {
+    pooling: {
+        "kind": "classification",
+        "pooling": pooling,
+        "dropout": 0.0,
+        "label_smoothing": 0.1,
+        "class_weights": "balanced",
+    }
+    for pooling in ("mean", "cls", "last")
+}
+
+
+def texts() -> list[dict[str, Any]]:
+    return [{**row, "completion": " a" * (1 + i % 9)} for i, row in enumerate(sentiment_rows(60))]
+
+
+def classes() -> list[dict[str, Any]]:
+    rows = sentiment_rows(60)
+    return [
+        {"text": r["prompt"][: 30 + 5 * (i % 7)] + f" {i}", "label": r["completion"].strip()}
+        for i, r in enumerate(rows)
+    ]
+
+
+ROWS_OF = {"text": texts, "mean": classes, "cls": classes, "last": classes}
 REFERENCE: dict[str, Any] = {"batches": {"layout": "padded"}, "train": {"gradient_accumulation_steps": ROWS}}
 
 
-def made(model: str, method: str, sections: dict[str, Any]) -> Setup:
+def made(model: str, method: str, sections: dict[str, Any], task: str = "text") -> Setup:
     """A run that is set up; targets have 1 to 9 tokens, so that means of micro-batch means would differ."""
     train = {"batch_size": ROWS, "max_steps": 2, **sections.get("train", {})}
-    rows = [{**row, "completion": " a" * (1 + i % 9)} for i, row in enumerate(sentiment_rows(60))]
+    rows = ROWS_OF[task]()
+    sections = {"task": TASKS[task], **sections}
     with TemporaryDirectory() as folder:
         config = configured(Path(folder), model=model, adapter=method, **{**sections, "train": train})
         write_rows(Path(folder) / "rows.jsonl", rows)
@@ -63,9 +90,11 @@ def shake(setup: Setup) -> None:
         parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
 
 
-def first_gradient(model: str, method: str, sections: dict[str, Any]) -> tuple[float, int, dict[str, torch.Tensor]]:
+def first_gradient(
+    model: str, method: str, sections: dict[str, Any], task: str = "text"
+) -> tuple[float, int, dict[str, torch.Tensor]]:
     """Loss, micro-batches and gradient of the first update, in the loop's own arithmetic."""
-    setup = made(model, method, sections)
+    setup = made(model, method, sections, task)
     job = make_job(setup, Scorer(setup, []), RunFolder(Path("unused")))
     setup.loaded.model.train()
     batches = job.updates[0]
@@ -75,8 +104,8 @@ def first_gradient(model: str, method: str, sections: dict[str, Any]) -> tuple[f
 
 
 @cache
-def reference(model: str, method: str) -> tuple[float, dict[str, torch.Tensor]]:
-    loss, count, gradient = first_gradient(model, method, REFERENCE)
+def reference(model: str, method: str, task: str = "text") -> tuple[float, dict[str, torch.Tensor]]:
+    loss, count, gradient = first_gradient(model, method, REFERENCE, task)
     assert count == ROWS and gradient
     return loss, gradient
 
@@ -89,8 +118,27 @@ def test_the_gradient_does_not_depend_on(variant: str, model: str, method: str) 
     sections = VARIANTS[variant]
     if model == "t5" and sections.get("batches", {}).get("layout") == "packed":
         pytest.skip("encoder-decoders are not packed, and a recipe that asks for it is refused")
-    loss, count, found = first_gradient(model, method, sections)
-    expected_loss, expected = reference(model, method)
+    assert_the_same(variant, *first_gradient(model, method, sections), *reference(model, method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("model", CLASSIFIERS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_classifications_gradient_does_not_depend_on(variant: str, model: str, method: str) -> None:
+    """The same for encoders and decoders with a head, weighted classes and smoothing, in every pooling."""
+    task = CLASSIFIERS[model]
+    name = model.split()[0]
+    assert_the_same(variant, *first_gradient(name, method, VARIANTS[variant], task), *reference(name, method, task))
+
+
+def assert_the_same(
+    variant: str,
+    loss: float,
+    count: int,
+    found: dict[str, torch.Tensor],
+    expected_loss: float,
+    expected: dict[str, torch.Tensor],
+) -> None:
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert count == {"2 x 4": 4, "packed, 2 x 4": 4, "4 x 2": 2, "8 x 1": 1}.get(variant, count)
     assert count > 1 or "small" not in variant

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,11 @@ from burnish.adapters.load import load
 from burnish.adapters.own_format import save_model
 from burnish.core.errors import UserError
 from burnish.core.files import disk_errors, make_readable
+from burnish.core.types import Batch
+from burnish.models.classifier import class_logits
+from burnish.models.classifier_files import save_classifying_model
 from burnish.models.load import Loaded
+from burnish.models.probe import probing
 
 PROBE_ROWS, PROBE_LENGTH = 2, 32
 TOLERANCES = {"float64": 1e-9, "float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
@@ -44,6 +48,7 @@ class MergeReport:
         dtype: Format of the merged weights.
         before: Metrics on held-out rows with the adapter beside its base; empty where nobody measures.
         after: The same with the adapter merged.
+        read_by: Who reads a classifier's folder; empty for a language model, which `transformers` reads.
     """
 
     folder: Path
@@ -55,6 +60,7 @@ class MergeReport:
     dtype: str
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
+    read_by: str = ""
 
 
 def merge(loaded: Loaded, adapter_folder: Path, out: Path, measure: Measure | None = None) -> MergeReport:
@@ -80,15 +86,15 @@ def merge(loaded: Loaded, adapter_folder: Path, out: Path, measure: Measure | No
     sites = len(attached.placed)
     inputs = probe(loaded.model)
     with attached.disabled():
-        base = logits_of(loaded.model, inputs)
-    before = logits_of(loaded.model, inputs)
+        base = outputs_of(loaded, inputs)
+    before = outputs_of(loaded, inputs)
     measured = measure(loaded) if measure else {}
     try:
         attached.merge_()
     except UserError:
         attached.detach_()
         raise
-    after = logits_of(loaded.model, inputs)
+    after = outputs_of(loaded, inputs)
     report = MergeReport(
         folder=out,
         sites=sites,
@@ -101,8 +107,7 @@ def merge(loaded: Loaded, adapter_folder: Path, out: Path, measure: Measure | No
         after=measure(loaded) if measure else {},
     )
     _refuse_changes(report, adapter_folder)
-    _write(loaded, out)
-    return report
+    return replace(report, read_by=_write(loaded, out))
 
 
 def _refuse_changes(report: MergeReport, adapter_folder: Path) -> None:
@@ -137,6 +142,15 @@ def mean_kl(first: Tensor, second: Tensor) -> float:
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
+def outputs_of(loaded: Loaded, inputs: dict[str, Tensor]) -> Tensor:
+    """What the model says, in double precision: the logits of its vocabulary, or of a classifier's classes."""
+    if loaded.classifier is None:
+        return logits_of(loaded.model, inputs)
+    batch: Batch = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    with probing(loaded.model):
+        return class_logits(loaded.model, loaded.classifier, batch).double()
+
+
 @torch.no_grad()
 def logits_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """The model's logits in evaluation mode, in double precision; its mode is put back."""
@@ -149,13 +163,17 @@ def logits_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
             module.training = training
 
 
-def _write(loaded: Loaded, out: Path) -> None:
+def _write(loaded: Loaded, out: Path) -> str:
     """Write beside ``out`` and rename, so that a half-written model never has its name."""
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        save_model(temporary, loaded.model)
+        read_by = ""
+        if loaded.classifier is None:
+            save_model(temporary, loaded.model)
+        else:
+            read_by = save_classifying_model(temporary, loaded)
         with disk_errors(out):
             loaded.tokenizer.save_pretrained(temporary)
             make_readable(temporary)
@@ -164,3 +182,4 @@ def _write(loaded: Loaded, out: Path) -> None:
             os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return read_by

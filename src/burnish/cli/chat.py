@@ -19,10 +19,11 @@ def command(
     from burnish.core.errors import UserError
     from burnish.data.config import RenderConfig
     from burnish.data.render import Renderer
-    from burnish.models.generate import GenerateConfig, stream
+    from burnish.models.generate import GenerateConfig, refuse_classifier, stream
     from burnish.train.handover import open_model
 
     loaded = open_model(model)
+    refuse_classifier(loaded)
     if not loaded.tokenizer.chat_template:
         raise UserError(
             "this model has no chat template", where=model, fix="use `burnish generate`, or set `model.chat_template`"

@@ -35,7 +35,7 @@ def command(
     from burnish.core.errors import UserError
     from burnish.data.config import RenderConfig
     from burnish.data.render import Renderer
-    from burnish.models.generate import GenerateConfig, generate
+    from burnish.models.generate import GenerateConfig, generate, refuse_classifier
     from burnish.train.handover import open_model
 
     given = [text.replace("\\n", "\n") for text in prompts] if prompts else sys.stdin.read().splitlines()
@@ -45,6 +45,7 @@ def command(
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     config = build(GenerateConfig, {**settings, "stop": tuple(stop or ())}, where="command line")
     loaded = open_model(model)
+    refuse_classifier(loaded)
     renderer = Renderer(loaded.tokenizer, RenderConfig(), loaded.kind)
     ids = [renderer.prompt_ids([{"role": "user", "content": t}] if chat else t) for t in given]
     for text, answer in zip(given, generate(loaded, ids, config), strict=True):

@@ -32,7 +32,7 @@ def command(
     from burnish.core.files import finite
     from burnish.core.findings import refuse_stops
     from burnish.data.inspect import inspect_rows, show
-    from burnish.train.setup import read_data
+    from burnish.train.tasks import read_data
 
     prepared = read_data(load_recipe(recipe, overrides or ()))
     inspection = inspect_rows(prepared, prepared.renderer.tokenizer, rows, split=split, seed=shuffle)

@@ -11,6 +11,7 @@ import typer
 from burnish.cli import (
     bench,
     chat,
+    classify,
     doctor,
     evaluate,
     generate,
@@ -52,6 +53,7 @@ COMMANDS = (
     evaluate,
     generate,
     chat,
+    classify,
     merge,
     report,
     resume,

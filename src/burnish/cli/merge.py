@@ -27,7 +27,7 @@ def command(
     if json:
         values = {"folder": str(report.folder), "sites": report.sites, "dtype": report.dtype}
         values |= {"difference": report.difference, "effect": report.effect, "scale": report.scale, "kl": report.kl}
-        values |= {"before": report.before, "after": report.after}
+        values |= {"before": report.before, "after": report.after, "read_by": report.read_by}
         typer.echo(encoder.dumps(values))
         return 0
     typer.echo(f"merged {report.sites} adapters into {report.folder} ({report.dtype})")
@@ -35,6 +35,8 @@ def command(
         f"largest logit difference, merged against unmerged: {report.difference:.3g} "
         f"(the adapter itself changes logits by up to {report.effect:.3g}); mean KL {report.kl:.2g} nats"
     )
+    if report.read_by:
+        typer.echo(report.read_by)
     for name, before in report.before.items():
         typer.echo(f"  {name:<12} unmerged {before:.4f}, merged {report.after[name]:.4f}, on held-out rows of the run")
     return 0

@@ -24,7 +24,8 @@ class Batch(TypedDict, total=False):
     attention_mask: Tensor  # [B, T] 1 real, 0 padding; absent in the packed layout
     decoder_input_ids: Tensor  # [B, U] encoder-decoder only
     decoder_attention_mask: Tensor  # [B, U] encoder-decoder only
-    labels: Tensor  # [B, T] ([B, U] for an encoder-decoder), -100 ignored
+    token_type_ids: Tensor  # [B, T] 1 in the second text of a pair; absent where every token is of the first
+    labels: Tensor  # [B, T] ([B, U] for an encoder-decoder), -100 ignored; [B] class ids of a classification
     weights: Tensor  # [B, T] or [B]
     row_ids: tuple[int, ...]  # which rows of the table are in here, for messages and logs
 
@@ -67,6 +68,10 @@ class Context(Protocol):
 
     def token_losses(self, batch: Batch) -> Tensor:
         """Negative log-likelihood of every labelled position, [N], in row-major order of ``labels``."""
+        ...
+
+    def class_logits(self, batch: Batch) -> Tensor:
+        """Logits of the classes of every row, [B, K] in fp32."""
         ...
 
 

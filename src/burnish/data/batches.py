@@ -12,6 +12,7 @@ from pydantic import Field
 
 from burnish.core.config import Config
 from burnish.core.types import Batch
+from burnish.data.labelled_batches import collate_labelled
 from burnish.data.table import Ids, TokenTable
 
 Layout = Literal["packed", "bucketed", "padded"]
@@ -182,7 +183,8 @@ def collate(
 
     ``labels`` are aligned with the hidden states: position ``t`` of a row carries the row's token ``t + 1`` if that is
     trained, else -100. The mask comes from the table, never from the ids, so a padding token that is also the EOS
-    hides nothing. An encoder-decoder's labels are its targets, and its decoder is given them one place later.
+    hides nothing. An encoder-decoder's labels are its targets, and its decoder is given them one place later. Those of
+    a classification are one class a row, [B].
 
     Args:
         table: The rows.
@@ -195,6 +197,8 @@ def collate(
         ValueError: An encoder-decoder's table without ``decoder_start_id``, or in the packed layout.
     """
     numbers = tuple(int(r) for r in rows)
+    if table.is_labelled:
+        return collate_labelled(table, numbers, packed=layout == "packed", pad_id=pad_id)
     if table.is_seq2seq:
         if layout == "packed" or decoder_start_id is None:
             raise ValueError("an encoder-decoder needs decoder_start_id and a padded or bucketed layout")

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from burnish.core.config import Config
 
-FormatName = Literal["auto", "prompt_completion", "messages", "alpaca", "sharegpt", "text"]
+FormatName = Literal["auto", "prompt_completion", "messages", "alpaca", "sharegpt", "text", "classification"]
 ChatMode = Literal["auto", "always", "never"]
 Amount = Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -28,11 +28,13 @@ class SourceConfig(Config):
     format: FormatName = "auto"
     """How the columns are read. `auto` decides by the columns' names and says what it found."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Our field to their column, such as `{prompt: question, completion: answer}`."""
+    """Our field to their column, such as `{prompt: question, completion: answer}`, or for a classification
+    `{text: tweet, label: sentiment}`."""
     prompt: str | None = None
-    """Template of the prompt over the columns: `"Classify: {text}\\nLabel:"`. A literal brace is written twice."""
+    """Template of the prompt over the columns: `"Classify: {text}\\nLabel:"`. A literal brace is written twice. Of a
+    classification it makes the text."""
     completion: str | None = None
-    """Template of the completion over the columns: `" {label}"`."""
+    """Template of the completion over the columns: `" {label}"`. Of a classification it makes the label."""
     system: str | None = None
     """System message for conversations that have none of their own."""
     txt_rows: Literal["auto", "line", "paragraph", "file"] = "auto"
@@ -58,6 +60,7 @@ class SourceConfig(Config):
         if (self.prompt is not None or self.completion is not None) and self.format not in {
             "auto",
             "prompt_completion",
+            "classification",
         }:
             raise ValueError(f"`prompt` and `completion` templates contradict format `{self.format}`")
         return self

@@ -17,9 +17,10 @@ class Example:
         messages: The conversation as the chat template takes it: `{"role", "content", …}` mappings.
         tools: Descriptions of tools (JSON schema) for the chat template.
         prompt: What is given.
-        completion: What is to be written.
+        completion: What is to be written; of a classification, the name of the class.
         text: Plain text that is learnt as a whole.
         fields: The columns of the row as they were read.
+        pair: The second text of a classification of pairs; ``prompt`` is the first.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Example:
     completion: str | None = None
     text: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    pair: str | None = None
 
     @property
     def last_target(self) -> int | None:
@@ -42,7 +44,7 @@ class Example:
     def prompt_text(self) -> str:
         """What comes before the (last) target, as plain text; empty for plain text rows."""
         if self.messages is None:
-            return self.prompt or ""
+            return (self.prompt or "") + (f"\n{self.pair}" if self.pair is not None else "")
         end = self.last_target
         before = self.messages if end is None else self.messages[:end]
         return "\n".join(f"{m['role']}: {m.get('content') or ''}" for m in before)
@@ -59,7 +61,8 @@ class Example:
     def prompt_key(self) -> str:
         """Equal for two examples exactly when they are given the same: the measure of leaks."""
         if self.messages is None:
-            return f"text\0{self.text}" if self.text is not None else f"prompt\0{self.prompt}"
+            given = f"text\0{self.text}" if self.text is not None else f"prompt\0{self.prompt}"
+            return given if self.pair is None else f"{given}\0{self.pair}"
         end = self.last_target
         before = self.messages if end is None else self.messages[:end]
         return _conversation_key(before, self.tools)

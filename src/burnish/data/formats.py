@@ -80,12 +80,17 @@ def plan_source(source: SourceConfig, rows: Sequence[Row], chat: ChatMode) -> Pl
         UserError: The format is not recognised, a column is not there, or the settings contradict each other.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
-    _check_mapping(source, columns)
+    check_mapping(source, columns)
     renamed = set(columns) - set(source.columns.values()) | set(source.columns)
     first = rows[0].fields if rows else {}
     sample = {**first, **{ours: first.get(theirs) for ours, theirs in source.columns.items()}}
-    templates = {name: _template(source, name, columns) for name in ("prompt", "completion")}
+    templates = {name: source_template(source, name, columns) for name in ("prompt", "completion")}
     name: str
+    if source.format == "classification":
+        fix = "write `task: classification` into the recipe, or set another `format`"
+        raise UserError(
+            "rows with labels are for a classification, and this task learns text", where=source.path, fix=fix
+        )
     if source.format != "auto":
         name, why = source.format, "set in the recipe"
     elif any(templates.values()):
@@ -180,7 +185,8 @@ def _their_field(name: str, plan: Plan) -> str:
     return plan.rename[stem] + name[len(stem) :] if stem in plan.rename else name
 
 
-def _check_mapping(source: SourceConfig, columns: Sequence[str]) -> None:
+def check_mapping(source: SourceConfig, columns: Sequence[str]) -> None:
+    """Refuse a mapping of a field that there is not, or to a column that there is not."""
     where = f"`columns` of {source.path}"
     ours = sorted({name for f in FORMATS.values() for name in f.takes})
     for name, theirs in source.columns.items():
@@ -192,7 +198,8 @@ def _check_mapping(source: SourceConfig, columns: Sequence[str]) -> None:
             raise UserError(f"there is no column `{theirs}`", where=where, fix=suggestion(theirs, columns))
 
 
-def _template(source: SourceConfig, name: str, columns: Sequence[str]) -> Template | None:
+def source_template(source: SourceConfig, name: str, columns: Sequence[str]) -> Template | None:
+    """A source's `prompt` or `completion` template, checked against its columns; None without one."""
     text = getattr(source, name)
     if text is None:
         return None
@@ -265,6 +272,17 @@ def _prompt_completion(row: Mapping[str, Any], plan: Plan) -> Example | str:
     if not answered:
         return f"there is no target: the completion is empty (column {_named(plan.completion, 'completion', plan)})"
     return _answered(prompt, completion, plan.system, plan)
+
+
+def _classified(row: Mapping[str, Any], plan: Plan) -> Example | str:
+    text, told = _filled(row, plan.prompt, "text")
+    label, known = _filled(row, plan.completion, "label")
+    pair = _text_of(row, "text_pair") if "text_pair" in row else None
+    if not told:
+        return f"the text is empty (column {_named(plan.prompt, 'text', plan)})"
+    if not known:
+        return f"there is no target: the label is empty (column {_named(plan.completion, 'label', plan)})"
+    return Example("", prompt=text, completion=label.strip(), pair=pair)
 
 
 def _named(template: Template | None, name: str, plan: Plan) -> str:
@@ -348,4 +366,5 @@ FORMATS: dict[str, Format] = {
     "alpaca": Format(("instruction", "output"), ("instruction", "input", "output", "system", "history"), _alpaca),
     "prompt_completion": Format(("prompt", "completion"), ("prompt", "completion"), _prompt_completion),
     "text": Format(("text",), ("text",), _plain),
+    "classification": Format(("text", "label"), ("text", "text_pair", "label"), _classified),
 }

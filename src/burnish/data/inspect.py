@@ -22,13 +22,14 @@ _INSPECT_STREAM = 0x1A5
 
 @dataclass(frozen=True)
 class InspectedRow:
-    """A row to look at: its example, its length, and its text in trained and other stretches."""
+    """A row to look at: its example, its length, its text in trained and other stretches, its class if it has one."""
 
     id: str
     split: str
     tokens: int
     trained_tokens: int
     spans: list[Span]
+    label: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The row as a JSON object."""
@@ -38,7 +39,15 @@ class InspectedRow:
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
             "spans": [s.to_json() for s in self.spans],
-        }
+        } | ({"label": self.label} if self.label is not None else {})
+
+    @property
+    def title(self) -> str:
+        """Where it comes from, and what is learnt of it."""
+        learnt = f"{self.trained_tokens} of {self.tokens} tokens trained"
+        if self.label is not None:
+            learnt = f"{self.tokens} tokens, class `{self.label}`"
+        return f"{self.split} {self.id} ({learnt})"
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,16 @@ def inspect_rows(
     if seed is not None:
         order = np.random.default_rng([_INSPECT_STREAM, seed]).permutation(order)
     lengths, trained = table.lengths, table.trained_counts
+    labels = getattr(prepared.renderer, "labels", ())
     rows = [
-        InspectedRow(table.ids[i], split, int(lengths[i]), int(trained[i]), row_spans(tokenizer, table, i))
+        InspectedRow(
+            table.ids[i],
+            split,
+            int(lengths[i]),
+            int(trained[i]),
+            row_spans(tokenizer, table, i),
+            labels[table.labels[i]] if table.is_labelled else None,
+        )
         for i in (int(i) for i in order[:count])
     ]
     return Inspection(rows, prepared.summary)
@@ -91,12 +108,17 @@ def view(inspection: Inspection, *, colour: bool) -> RenderableType:
     """An inspection as something that rich can print."""
     summary = inspection.summary
     parts: list[RenderableType] = [_sources(summary), _splits(summary)]
+    if "classes" in summary["splits"]["train"]:
+        parts.append(_classes(summary))
     parts += [_line(f"{s['step']}: " + _counts(s), "dim") for s in summary["steps"]]
     parts += _dropped(summary)
     how = "green and underlined" if colour else f"in {OPEN}…{CLOSE}"
-    parts.append(_line(f"\nTrained text is {how}.", ""))
+    trains = f"Trained text is {how}."
+    if any(row.label is not None for row in inspection.rows):
+        trains = "The class of each row is learnt from all of its text, framed as the tokenizer frames it."
+    parts.append(_line(f"\n{trains}", ""))
     for row in inspection.rows:
-        parts.append(_line(f"\n{row.split} {row.id} ({row.trained_tokens} of {row.tokens} tokens trained)", "bold"))
+        parts.append(_line(f"\n{row.title}", "bold"))
         parts.append(marked(row.spans, colour=colour))
     return Group(*parts)
 
@@ -138,9 +160,18 @@ def _splits(summary: dict[str, Any]) -> Table:
         if not one["rows"]:
             continue
         lengths = " / ".join(str(one["lengths"][p]) for p in ("p5", "p50", "p95", "max"))
-        share = f"{one['trained_share']:.1%}"
+        share = f"{one['trained_share']:.1%}" if "classes" not in one else "classes"
         numbers = (one["truncated_rows"], one["lost_target_tokens"], one["dropped_rows"])
         table.add_row(name, f"{one['rows']:,}", f"{one['tokens']:,}", share, lengths, *(f"{n:,}" for n in numbers))
+    return table
+
+
+def _classes(summary: dict[str, Any]) -> Table:
+    shown = [name for name in SPLITS if summary["splits"][name]["rows"]]
+    table = Table("class", *shown, title="Classes", title_justify="left")
+    for label in summary["splits"]["train"]["classes"]:
+        counts = [(summary["splits"][name]["classes"][label], summary["splits"][name]["rows"]) for name in shown]
+        table.add_row(Text(label), *(f"{n:,} ({n / rows:.1%})" for n, rows in counts))
     return table
 
 

@@ -18,6 +18,15 @@ from burnish.data.config import DataConfig, SourceConfig
 from burnish.data.conversations import Fault
 from burnish.data.example import Example
 from burnish.data.formats import convert, plan_source
+from burnish.data.labelled import (
+    Classes,
+    LabelledRenderer,
+    class_counts,
+    class_findings,
+    plan_labelled,
+    recheck_labelled,
+    settle_labels,
+)
 from burnish.data.recheck import recheck
 from burnish.data.render import Kind, Rendered, Renderer
 from burnish.data.rows import BadRow, Dropped, refuse_bad_rows
@@ -98,7 +107,13 @@ _CURES = {
 
 
 def prepare(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, kind: Kind, seed: int, base: Path | None = None
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    seed: int,
+    base: Path | None = None,
+    *,
+    classes: Classes | None = None,
 ) -> Prepared:
     """Read, convert, clean, split and render the data of a run. Equal arguments and files give equal tables.
 
@@ -108,6 +123,7 @@ def prepare(
         kind: ``causal`` or ``seq2seq``.
         seed: The run's seed.
         base: Folder that relative paths start at; the working folder if None.
+        classes: What a classification asks for; None to learn text.
 
     Raises:
         UserError: A source or a row is wrong (all wrong rows at once), or a set is or becomes empty.
@@ -115,7 +131,7 @@ def prepare(
     state = _State()
     needed = [name for name in SPLITS if name == "train" or _wanted(config, name)]
     given = [name for name in needed if name == "train" or getattr(config, name) is not None]
-    _load(state, config, base)
+    _load(state, config, base, labelled=classes is not None)
     state.step("convert", given)
     for name in given:
         _deduplicate(state, name, config)
@@ -128,14 +144,21 @@ def prepare(
     state.step("leaks", needed)
     if config.train_rows is not None:
         _choose(state, config.train_rows, seed)
-    renderer = Renderer(tokenizer, config.render, kind)
+    renderer = _renderer(state, config, tokenizer, kind, classes)
     rendered = _render(state, renderer)
     tables = {n: TokenTable.build([e.id for e in state.parts[n]], rendered[n]) for n in SPLITS}
     state.step("render", needed)
     for name in SPLITS:
         state.findings += says.render_findings(name, rendered[name], state.dropped[name], config)
-        state.findings += recheck(name, state.parts[name], rendered[name], tokenizer, config.render)
+        state.findings += _look_again(name, state.parts[name], rendered[name], renderer)
     summary = _summary(state, config, seed, tables, rendered, tokenizer)
+    if isinstance(renderer, LabelledRenderer):
+        for name, table in tables.items():
+            summary["splits"][name]["classes"] = class_counts(renderer.labels, table.labels)
+            for shown, number in zip(summary["splits"][name]["shown"], table.labels, strict=False):
+                shown["label"] = renderer.labels[number]
+        counts = summary["splits"]["train"]["classes"]
+        state.findings += class_findings(renderer.labels, counts, given=bool(classes and classes.labels))
     return Prepared(
         tables["train"],
         tables["validation"],
@@ -152,7 +175,21 @@ def _wanted(config: DataConfig, name: str) -> bool:
     return getattr(config, name) is not None or bool(getattr(config.split, name))
 
 
-def _load(state: _State, config: DataConfig, base: Path | None) -> None:
+def _renderer(
+    state: _State, config: DataConfig, tokenizer: PreTrainedTokenizerBase, kind: Kind, classes: Classes | None
+) -> Renderer:
+    if classes is None:
+        return Renderer(tokenizer, config.render, kind)
+    return LabelledRenderer(tokenizer, config.render, settle_labels(classes, state.parts))
+
+
+def _look_again(name: str, examples: Sequence[Example], rows: Sequence[Rendered], renderer: Renderer) -> list[Finding]:
+    if isinstance(renderer, LabelledRenderer):
+        return recheck_labelled(name, examples, rows, renderer)
+    return recheck(name, examples, rows, renderer.tokenizer, renderer.config)
+
+
+def _load(state: _State, config: DataConfig, base: Path | None, *, labelled: bool) -> None:
     """Read and convert every source; the wrong rows of all of them are refused at once."""
     sources: list[tuple[str, SourceConfig]] = [("train", s) for s in config.train_sources]
     sources += [(name, s) for name in SPLITS[1:] if (s := getattr(config, name)) is not None]
@@ -163,7 +200,7 @@ def _load(state: _State, config: DataConfig, base: Path | None) -> None:
         bad += read.bad
         if not read.rows:
             continue
-        plan = plan_source(source, read.rows, config.render.chat)
+        plan = plan_labelled(source, read.rows) if labelled else plan_source(source, read.rows, config.render.chat)
         converted = convert(read.rows, plan, names)
         bad += converted.bad
         state.parts[part] += converted.examples

@@ -17,7 +17,7 @@ from burnish.data.rows import Dropped
 from burnish.data.tokens import Cut, Encoder
 from burnish.data.truncate import cut_pair, cut_row
 
-Kind = Literal["causal", "seq2seq"]
+Kind = Literal["causal", "seq2seq", "encoder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Rendered:
         full_length: Tokens before anything was cut.
         lost_targets: Trained tokens that were cut off.
         marks: What happened on the way: keys of ``burnish.data.findings.ROW_MARKS``.
+        label: Number of the row's class, of a classification.
     """
 
     input_ids: list[int]
@@ -42,6 +43,7 @@ class Rendered:
     full_length: int
     lost_targets: int = 0
     marks: tuple[str, ...] = ()
+    label: int | None = None
 
     @property
     def truncated(self) -> bool:

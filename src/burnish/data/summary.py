@@ -25,6 +25,7 @@ SHOWN_ROWS = 5
 def source_summary(part: str, source: SourceConfig, read: Read, plan: Plan, dropped: int) -> dict[str, Any]:
     """One source: files with their hashes, the format and why, the columns, and the rows."""
     files = [f.to_json() for f in read.files]
+    columns = list(dict.fromkeys(name for row in read.rows for name in row.fields))
     digest = hashlib.sha256("\n".join(f"{f.sha256}" for f in read.files).encode()).hexdigest()
     return {
         "part": part,
@@ -32,8 +33,8 @@ def source_summary(part: str, source: SourceConfig, read: Read, plan: Plan, drop
         "format": plan.format,
         "format_why": plan.why,
         "chat": plan.chat,
-        "columns": list(dict.fromkeys(name for row in read.rows for name in row.fields)),
-        "columns_used": plan.columns,
+        "columns": columns,
+        "columns_used": [name for name in plan.columns if name in columns],
         "mapping": dict(plan.rename),
         "prompt": source.prompt,
         "completion": source.completion,

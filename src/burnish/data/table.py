@@ -25,10 +25,11 @@ class TokenTable:
         input_ids: [S] tokens, row after row; of an encoder-decoder, the encoder's.
         trained: [S] which tokens carry loss; a row's first token never does.
         offsets: [N + 1] where each row begins.
-        prompt_lengths: [N] tokens before the last target.
+        prompt_lengths: [N] tokens before the last target; of a classification, before the second text of a pair.
         target_ids: [U] an encoder-decoder's targets, else empty.
         target_offsets: [N + 1] where each target begins; all 0 without targets.
         prompts: Prompts that are not the beginning of their row (it was cut), by row.
+        labels: [N] numbers of the rows' classes; empty where the task is not a classification.
     """
 
     ids: tuple[str, ...]
@@ -39,6 +40,7 @@ class TokenTable:
     target_ids: Ids
     target_offsets: NDArray[np.int64]
     prompts: dict[int, Ids] = field(default_factory=dict)
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @classmethod
     def build(cls, ids: Sequence[str], rows: Sequence[Rendered]) -> TokenTable:
@@ -64,6 +66,7 @@ class TokenTable:
             target_ids=_flat(targets, np.int32),
             target_offsets=_offsets(targets),
             prompts=apart,
+            labels=np.asarray([r.label for r in rows if r.label is not None], dtype=np.int64),
         )
 
     def __len__(self) -> int:
@@ -81,6 +84,7 @@ class TokenTable:
             target_ids=self.target_ids[: self.target_offsets[n]],
             target_offsets=self.target_offsets[: n + 1],
             prompts={i: p for i, p in self.prompts.items() if i < n},
+            labels=self.labels[:n],
         )
 
     def row(self, index: int) -> tuple[Ids, Mask]:
@@ -104,6 +108,11 @@ class TokenTable:
         return len(self.target_ids) > 0
 
     @property
+    def is_labelled(self) -> bool:
+        """Whether every row has a class."""
+        return len(self.labels) > 0
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """[N] tokens of each row, an encoder-decoder's target included."""
         return np.diff(self.offsets) + np.diff(self.target_offsets)
@@ -125,9 +134,10 @@ class TokenTable:
         return int(self.trained.sum()) + len(self.target_ids)
 
     def content_hash(self) -> str:
-        """SHA-256 of the tokens, the mask and their borders, in hexadecimal; equal tables train equally."""
+        """SHA-256 of tokens, mask, classes and their borders, in hexadecimal; equal tables train equally."""
         digest = hashlib.sha256()
-        for array in (self.input_ids, self.trained, self.offsets, self.target_ids, self.target_offsets):
+        arrays = [self.input_ids, self.trained, self.offsets, self.target_ids, self.target_offsets]
+        for array in [*arrays, self.prompt_lengths, self.labels] if self.is_labelled else arrays:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from burnish.data.example import Example
+from burnish.data.labelled import LabelledRenderer
 from burnish.data.render import Renderer
 from burnish.data.table import TokenTable
-from burnish.evaluate.choices import Question, questions, score_rows
+from burnish.evaluate.choices import Question, Scores, questions, score_rows, work
+from burnish.evaluate.classes import score_classes
 from burnish.evaluate.classification import Classified, compare_classified
 from burnish.evaluate.config import EvaluateConfig
 from burnish.evaluate.intervals import bootstrap_ratio, paired_bootstrap
@@ -30,12 +32,16 @@ class Split:
         table: The rows as tokens.
         examples: The same rows as examples.
         asked: The rows as questions, where the recipe names choices.
+        choices: Names of the possible answers: the recipe's choices, or the classes of a classification.
+        true: Number of each row's true answer; empty without choices.
     """
 
     name: str
     table: TokenTable
     examples: Sequence[Example]
     asked: Sequence[Question] = ()
+    choices: tuple[str, ...] = ()
+    true: Sequence[int] = ()
 
     @classmethod
     def make(
@@ -46,8 +52,25 @@ class Split:
         Raises:
             UserError: A target is none of the recipe's choices.
         """
+        if isinstance(renderer, LabelledRenderer):
+            return cls(name, table, examples, (), renderer.labels, table.labels.tolist())
         asked = questions(examples, config.choices, renderer) if config.choices else ()
-        return cls(name, table, examples, asked)
+        return cls(name, table, examples, asked, config.choices, [q.true for q in asked])
+
+    @property
+    def unit(self) -> Literal["token", "row"]:
+        """What the loss is a mean over."""
+        return "row" if self.table.is_labelled else "token"
+
+    def work(self, view: View) -> int:
+        """Units of progress that scoring reports."""
+        return len(self.table) if self.unit == "row" else work(view, self.table, self.asked)
+
+    def score(self, view: View, progress: Progress | None = None) -> tuple[RowLosses, Scores]:
+        """Loss of every row, and its log-likelihood of every answer, [N, K]."""
+        if self.unit == "row":
+            return score_classes(view, self.table, progress)
+        return score_rows(view, self.table, self.asked, progress)
 
 
 @dataclass(frozen=True)
@@ -62,6 +85,7 @@ class Evaluation:
         answers: Generated answers, with text metrics.
         text: The text metrics.
         seed: Seed of the intervals.
+        unit: What the loss is a mean over: trained tokens, or rows.
     """
 
     split: str
@@ -71,10 +95,13 @@ class Evaluation:
     answers: Sequence[Generation] = ()
     text: dict[str, dict[str, float]] = field(default_factory=dict)
     seed: int = 0
+    unit: Literal["token", "row"] = "token"
 
     def values(self) -> dict[str, float]:
         """Metrics by name, without intervals."""
-        values = {"loss": self.losses.mean, "perplexity": perplexity(self.losses.mean)}
+        values = {"loss": self.losses.mean}
+        if self.unit == "token":
+            values["perplexity"] = perplexity(self.losses.mean)
         if self.classified:
             values |= {"accuracy": self.classified.accuracy, "macro_f1": self.classified.macro_f1}
         return values | {name: score["value"] for name, score in self.text.items()}
@@ -83,14 +110,14 @@ class Evaluation:
         """Metrics with 95 % intervals, and the tables of a classification."""
         low, high = bootstrap_ratio(self.losses.totals, self.losses.counts, self.seed)
         mean = self.losses.mean
-        metrics = {
-            "loss": {"value": mean, "low": low, "high": high},
-            "perplexity": {"value": perplexity(mean), "low": perplexity(low), "high": perplexity(high)},
-        }
+        metrics = {"loss": {"value": mean, "low": low, "high": high}}
+        if self.unit == "token":
+            metrics["perplexity"] = {"value": perplexity(mean), "low": perplexity(low), "high": perplexity(high)}
         if not self.classified:
             return {"metrics": metrics | self.text}
         tables = self.classified.to_json(self.seed)
-        return {**tables, "metrics": tables["metrics"] | self.text | metrics}
+        unit = {"unit": "row"} if self.unit == "row" else {}
+        return {**tables, **unit, "metrics": tables["metrics"] | self.text | metrics}
 
 
 def evaluate(
@@ -103,14 +130,14 @@ def evaluate(
         split: The rows.
         config: What to measure.
         renderer: How prompts become tokens.
-        progress: Told how many rows are done, of those that `choices.work` counts.
+        progress: Told how many rows are done, of those that ``split.work`` counts.
     """
     rows = len(split.table)
-    losses, scores = score_rows(view, split.table, split.asked, progress)
+    losses, scores = split.score(view, progress)
     classified = None
-    if split.asked:
+    if split.choices:
         predicted = scores.argmax(1)  # the first of equals
-        classified = Classified.count(config.choices, [q.true for q in split.asked], predicted.tolist())
+        classified = Classified.count(split.choices, split.true, predicted.tolist())
     answers: list[Generation] = []
     text: dict[str, dict[str, float]] = {}
     if config.metrics:
@@ -122,15 +149,15 @@ def evaluate(
         text["stopped"] = TEXT_METRICS["exact_match"](["x" if a.stopped else "" for a in answers], ["x"] * rows, 0)[
             "exact_match"
         ]
-    return Evaluation(split.name, losses, classified, scores, answers, text, config.seed)
+    return Evaluation(split.name, losses, classified, scores, answers, text, config.seed, split.unit)
 
 
 def compare(base: Evaluation, tuned: Evaluation, split: Split) -> dict[str, dict[str, float]]:
     """Tuned minus base on the same rows: loss with its paired interval, accuracy with McNemar's p-value."""
     difference, low, high = paired_bootstrap(base.losses.totals, tuned.losses.totals, base.losses.counts, base.seed)
     result: dict[str, dict[str, float]] = {"loss": {"difference": difference, "low": low, "high": high}}
-    if split.asked:
-        true = np.asarray([q.true for q in split.asked])
+    if split.choices:
+        true = np.asarray(split.true)
         right = [(e.scores.argmax(1) == true).tolist() for e in (base, tuned)]
         result["accuracy"] = compare_classified(*right)
         if base.classified and tuned.classified:
@@ -143,13 +170,13 @@ def learnt_nothing(base: Evaluation, tuned: Evaluation) -> bool:
     return bool(np.array_equal(base.losses.totals, tuned.losses.totals))
 
 
-def predictions(split: Split, config: EvaluateConfig, **models: Evaluation) -> list[dict[str, Any]]:
+def predictions(split: Split, **models: Evaluation) -> list[dict[str, Any]]:
     """One row of ``predictions.jsonl`` per held-out row, with the answers and scores of each model."""
     rows = []
     for i, example in enumerate(split.examples):
         row: dict[str, Any] = {"id": example.id, "prompt": example.prompt_text, "target": example.target_text}
         for name, result in models.items():
-            row[name] = _answer(result, i, config.choices)
+            row[name] = _answer(result, i, split.choices)
         rows.append(row)
     return rows
 
@@ -162,6 +189,8 @@ def _answer(result: Evaluation, row: int, choices: Sequence[str]) -> dict[str, A
         answer["scores"] = {c: float(s) for c, s in zip(choices, scores, strict=True)}
         shares = np.exp(scores - scores.max())
         answer["probability"] = float(shares.max() / shares.sum())
+        if result.unit == "row":
+            answer["probabilities"] = {c: float(p) for c, p in zip(choices, shares / shares.sum(), strict=True)}
     if len(result.answers):
         answer["text"] = result.answers[row].text
         answer.setdefault("predicted", result.answers[row].text)

@@ -24,6 +24,14 @@ _OFFSET_POSITIONS = frozenset(
 _PROBE_LENGTHS = (7, 5, 6)
 
 
+def positions_of(config: Any) -> int | None:
+    """The longest row that a model has positions for, from its configuration; None where that does not say."""
+    count = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(count, int) or count < 2:
+        return None
+    return count - (config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0)
+
+
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Hidden states before the head, after the final norm, without ever making logits.
 
@@ -87,6 +95,8 @@ def _run(model: PreTrainedModel, batch: Batch, mode: PackingMode | None, **extra
     if "position_ids" in batch and "position_ids" in named:
         offset = model.config.pad_token_id + 1 if model.config.model_type in _OFFSET_POSITIONS else 0
         arguments["position_ids"] = batch["position_ids"] + offset
+    if "token_type_ids" in batch and "token_type_ids" in named:
+        arguments["token_type_ids"] = batch["token_type_ids"]
     if "use_cache" in named:
         arguments["use_cache"] = False
     if mode == "segments":

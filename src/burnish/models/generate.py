@@ -83,6 +83,7 @@ def generate(
     Raises:
         ValueError: A prompt is empty.
     """
+    refuse_classifier(loaded)
     if any(not len(prompt) for prompt in prompts):
         raise ValueError("a prompt without tokens cannot be continued")
     results: list[Generation | None] = [None] * len(prompts)
@@ -102,11 +103,27 @@ def generate(
     return [result for result in results if result is not None]
 
 
+def refuse_classifier(loaded: Loaded) -> None:
+    """Refuse to let a model write that has learnt to classify.
+
+    Raises:
+        UserError: It has a classification head.
+    """
+    if loaded.classifier is not None:
+        shown = ", ".join(loaded.classifier.labels[:6])
+        raise UserError(
+            f"this model was trained to classify ({shown}), and writes no text",
+            where=loaded.path,
+            fix="answer texts with `burnish classify`, or score rows with `burnish evaluate`",
+        )
+
+
 def stream(loaded: Loaded, ids: Sequence[int], config: GenerateConfig) -> Iterator[str]:
     """Continue one prompt and yield the text as it comes; a stop text is not among it.
 
     An abandoned iterator ends the generation at its next token. An error of the model is raised here.
     """
+    refuse_classifier(loaded)
     streamer = TextIteratorStreamer(loaded.tokenizer, skip_prompt=loaded.kind == "causal", skip_special_tokens=True)
     cancelled = threading.Event()
     errors: list[BaseException] = []

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -20,15 +21,17 @@ from transformers import (
 from burnish.core.errors import UserError
 from burnish.core.paths import resolve_path
 from burnish.models.attention import use_packed_attention
+from burnish.models.classifier import Classifier
 from burnish.models.config import ModelConfig
 from burnish.models.fetch import Fetched, fetch
 from burnish.models.forward import is_causal, packing_mode
 from burnish.models.head import verify_head
 from burnish.models.quiet import quiet
 
-Kind = Literal["causal", "seq2seq"]
+Kind = Literal["causal", "seq2seq", "encoder"]
 
-_CLASSES = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
+_CLASSES = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "headless": AutoModel}
+_POOLER = "pooler."
 
 
 @dataclass
@@ -38,10 +41,11 @@ class Loaded:
     Attributes:
         model: The model, on the CPU, in the dtype asked for.
         tokenizer: Its tokenizer, with the recipe's chat template if there is one.
-        kind: ``causal`` or ``seq2seq``.
+        kind: ``causal``, ``seq2seq`` or, for a model without a head whose tokens see later ones, ``encoder``.
         path: What names the base model elsewhere: the folder loaded from, or the hub name.
         folder: The folder on this machine that the weights were read from.
         origin: Where it came from, in JSON values: path given, kind, hash or commit, model_type, parameters, template.
+        classifier: The head of a classification, beside the model, which keeps its own class and names.
     """
 
     model: PreTrainedModel
@@ -50,9 +54,12 @@ class Loaded:
     path: str
     folder: Path
     origin: dict[str, Any] = field(default_factory=dict)
+    classifier: Classifier | None = None
 
 
-def load(config: ModelConfig, dtype: torch.dtype, base: Path | None = None, *, verify: bool = True) -> Loaded:
+def load(
+    config: ModelConfig, dtype: torch.dtype, base: Path | None = None, *, verify: bool = True, headless: bool = False
+) -> Loaded:
     """Load the model that a recipe names.
 
     Weights come from safetensors, unless the recipe allows pickle. Every weight of the model must be in the files: one
@@ -64,6 +71,7 @@ def load(config: ModelConfig, dtype: torch.dtype, base: Path | None = None, *, v
         base: Folder of the recipe, where relative paths start; the working folder if None.
         verify: Hold the head against the model's logits and refuse a causal model that sees later tokens. Needed for
             training, not for generating.
+        headless: Load an encoder or a decoder without its language-model head, for a head of another task.
 
     Raises:
         UserError: Not found, not readable, not a language model, or against the recipe's safety settings.
@@ -71,10 +79,18 @@ def load(config: ModelConfig, dtype: torch.dtype, base: Path | None = None, *, v
     fetched = fetch(config, base)
     model_config = _read_config(config, fetched)
     kind: Kind = "seq2seq" if getattr(model_config, "is_encoder_decoder", False) else "causal"
+    if headless and kind == "seq2seq":
+        raise UserError(
+            f"`{model_config.model_type}` is an encoder-decoder, which has no one place to classify from",
+            where=config.path,
+            fix="name an encoder such as BERT, or a decoder such as Llama; or learn the labels as text: `task: text`",
+        )
     tokenizer, template = _read_tokenizer(config, fetched, base)
-    model, unused = _read_model(config, fetched, model_config, kind, dtype)
+    model, unused = _read_model(config, fetched, model_config, "headless" if headless else kind, dtype)
     use_packed_attention(model)
-    if verify:
+    if headless:
+        kind = "causal" if is_causal(model) else "encoder"
+    elif verify:
         _verify(model, kind, config)
     origin = {
         "path": config.path,
@@ -140,7 +156,7 @@ def _read_tokenizer(
 
 
 def _read_model(
-    config: ModelConfig, fetched: Fetched, model_config: PreTrainedConfig, kind: Kind, dtype: torch.dtype
+    config: ModelConfig, fetched: Fetched, model_config: PreTrainedConfig, kind: str, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, list[str]]:
     try:
         with quiet():
@@ -155,6 +171,8 @@ def _read_model(
     except Exception as error:
         raise _unreadable("model", error, fetched) from error
     missing = sorted(info["missing_keys"])
+    if kind == "headless" and missing and all(key.startswith(_POOLER) for key in missing):
+        model.pooler, missing = None, []  # a pooler that the files do not hold is left out, not made up
     if missing:
         named = ", ".join(f"`{k}`" for k in missing[:5]) + (" …" if len(missing) > 5 else "")
         raise UserError(

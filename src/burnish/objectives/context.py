@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from burnish.core.types import Batch
+from burnish.models.classifier import Classifier, classify
 from burnish.models.forward import hidden_states
 from burnish.models.head import Head, head_of
 
@@ -19,13 +20,15 @@ class ModelContext:
     """A ``Context`` over one model; make a new one per micro-batch, so that its graph is freed with it.
 
     Args:
-        model: A causal or encoder-decoder language model, with adapters or without.
-        head: Its head, where the caller has it at hand; looked up otherwise.
+        model: The model, with adapters or without.
+        head: Its language-model head, where the caller has it at hand; looked up otherwise.
+        classifier: The head of a classification, for a model without one of its own.
     """
 
-    def __init__(self, model: PreTrainedModel, head: Head | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, head: Head | None = None, classifier: Classifier | None = None) -> None:
         self.model = model
         self._head = head
+        self._classifier = classifier
         self._memo: dict[tuple[str, int], tuple[Batch, Tensor]] = {}
 
     def hidden(self, batch: Batch) -> Tensor:
@@ -44,6 +47,15 @@ class ModelContext:
         Only labelled positions reach the head, and their logits exist a chunk at a time.
         """
         return self._once("token_losses", batch, lambda: self._token_losses(batch))
+
+    def class_logits(self, batch: Batch) -> Tensor:
+        """Logits of the classes of every row, [B, K] in fp32."""
+        return self._once("class_logits", batch, lambda: self._class_logits(batch))
+
+    def _class_logits(self, batch: Batch) -> Tensor:
+        if self._classifier is None:
+            raise ValueError("this model has no classification head")
+        return classify(self.model, self._classifier, self.hidden(batch), batch)
 
     def _token_losses(self, batch: Batch) -> Tensor:
         hidden, labels = self.hidden(batch), batch["labels"]

@@ -147,6 +147,7 @@ def marked_rows(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "id": visible(row.get("id")),
+            "label": visible(row.get("label")) if row.get("label") is not None else "",
             "spans": [(visible(s.get("text")), s.get("trained") is True) for s in objects(row.get("spans"))],
         }
         for row in objects(train.get("shown"))

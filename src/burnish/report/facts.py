@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from burnish.report.examples import visible
 from burnish.report.metrics import ordered, score
 from burnish.report.numbers import DASH, count, decimal, duration, general, number, plural, ranges, share, short, size
 from burnish.report.read import Run, mapping, objects
@@ -16,6 +17,8 @@ from burnish.report.verdict import main_metric
 
 SEVERITIES = {"stop": 0, "warning": 1, "note": 2}
 _ENDINGS = {"completed": "ran to its end", "early-stopping": "stopped early"}
+_GENERIC = ("model", "models", "final")
+"""Names of folders that say nothing of the model in them; the folder around it does."""
 _METHODS = {"lora": "LoRA", "full": "full tuning"}
 
 
@@ -44,7 +47,8 @@ class SiteRow:
 def subtitle(run: Run) -> str:
     """Which model was tuned, and how."""
     given = mapping(run.model.get("origin")).get("path") or run.model.get("path") or ""
-    name = str(given).rstrip("/").rsplit("/", 1)[-1]
+    parts = str(given).removeprefix("package:").rstrip("/").split("/")
+    name = parts[-2] if len(parts) > 1 and parts[-1] in _GENERIC else parts[-1]
     methods = [method_name(one) for one in objects(run.model.get("adapter"))]
     return " · ".join(part for part in (name, *methods) if part)
 
@@ -89,6 +93,8 @@ def _tokens(run: Run) -> str:
     train = mapping(mapping(run.data.get("splits")).get("train"))
     if number(train.get("tokens")) is None:
         return ""
+    if run.classifies:
+        return f"{short(train['tokens'])} tokens, {len(mapping(train.get('classes')))} classes"
     return f"{short(train['tokens'])} tokens, {share(train.get('trained_share'))} trained"
 
 
@@ -129,6 +135,7 @@ def trained(run: Run) -> list[tuple[str, str, str]]:
         ("Base model", str(origin.get("path") or model.get("path") or DASH), kind),
         ("SHA-256 of its weights", str(origin.get("sha256") or origin.get("commit") or DASH), ""),
         *(("Method", method_name(one), settings(one)) for one in objects(model.get("adapter"))),
+        *_head(run),
         ("Trained parameters", count(model.get("trainable")), _of_model(run)),
         ("Learning rate", general(rate.get("value")), str(rate.get("reason") or "")),
         ("Number formats", ", ".join(formats) or DASH, str(precision.get("reason") or "")),
@@ -141,6 +148,25 @@ def trained(run: Run) -> list[tuple[str, str, str]]:
     if skipped:
         found.append(("Skipped updates", count(skipped), "fp16 gradients overflowed; the loss scale was lowered"))
     return [item for item in found if item[1] != DASH] if model or run.step else []
+
+
+_POOLING = {
+    "cls": "the first token",
+    "last": "the last token",
+    "mean": "the mean of all tokens",
+    "pooler": "the model's own pooler",
+}
+
+
+def _head(run: Run) -> list[tuple[str, str, str]]:
+    """The head of a classification."""
+    head = mapping(run.model.get("head"))
+    labels = head.get("labels")
+    if not isinstance(labels, list):
+        return []
+    shown = ", ".join(map(visible, labels[:12])) + (" …" if len(labels) > 12 else "")
+    what = f"{len(labels)} classes, from {_POOLING.get(str(head.get('pooling')), str(head.get('pooling')))}"
+    return [("Head", what, f"{shown}; new, {count(head.get('parameters'))} parameters, trained in fp32")]
 
 
 _FORMATS = {"compute": "products", "weights": "weights at rest", "trained": "trained weights"}
@@ -169,7 +195,10 @@ def _best(run: Run) -> tuple[str, str]:
 
 def _contents(run: Run) -> str:
     methods = {str(one.get("method")) for one in objects(run.model.get("adapter"))}
-    return "the whole model, with its tokenizer" if "full" in methods else "the adapter, with the tokenizer"
+    head = "its head and its tokenizer" if run.classifies else "its tokenizer"
+    if "full" in methods:
+        return f"the whole model, with {head}"
+    return "the adapter, with the head and the tokenizer" if run.classifies else "the adapter, with the tokenizer"
 
 
 def site_rows(run: Run) -> list[SiteRow]:

@@ -58,6 +58,10 @@ METRICS = {metric.name: metric for metric in _KNOWN}
 """In the order in which they are shown; the first that both models have is what the verdict speaks of."""
 
 
+_LOSS_OF_ROWS = Metric("loss", "Loss per row", "the loss", higher_is_better=False, scale=None)
+"""The loss of a classification, which has one class a row."""
+
+
 def metric_of(name: str) -> Metric:
     """A metric by its key; one that is not known keeps its key as name, and higher counts as better."""
     return METRICS.get(name) or Metric(name, name.replace("_", " "), name.replace("_", " "), scale=None)
@@ -67,6 +71,8 @@ def ordered(*evaluations: Mapping[str, Any]) -> list[Metric]:
     """The metrics that any of the models has, known ones first."""
     present = {name: None for one in evaluations for name in mapping(one.get("metrics"))}
     known = [metric for name, metric in METRICS.items() if name in present]
+    if any(one.get("unit") == "row" for one in evaluations):
+        known = [_LOSS_OF_ROWS if metric.name == "loss" else metric for metric in known]
     return known + [metric_of(name) for name in present if name not in METRICS]
 
 

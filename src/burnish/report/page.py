@@ -66,6 +66,7 @@ def contents(run: Run) -> dict[str, Any]:
             "present": rows.present(run),
             "steps": rows.steps(run),
             "splits": rows.split_table(run),
+            "classes": rows.classes(run),
             "hashes": rows.hashes(run),
             "lengths": rows.lengths(run),
             "points": [label for _, label in rows.POINTS],

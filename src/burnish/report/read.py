@@ -91,6 +91,11 @@ class Run:
         return int(known) if known is not None else None
 
     @property
+    def classifies(self) -> bool:
+        """Whether a head was trained to tell classes apart."""
+        return self.model.get("task") == "classification"
+
+    @property
     def train_rows(self) -> int | None:
         """Rows that were learnt from."""
         known = number(mapping(mapping(self.data.get("splits")).get("train")).get("rows"))

@@ -20,6 +20,8 @@ POINTS = (
     ("max", "most"),
 )
 SHOWN_DROPPED = 20
+_OF_TOKENS = ("trained_tokens", "trained_share", "lost_target_tokens")
+"""What a classification has nothing of: its target is a class, not tokens."""
 _STEPS = {
     "read": "read",
     "convert": "with prompt and target",
@@ -68,8 +70,9 @@ def present(run: Run) -> list[str]:
 def steps(run: Run) -> list[tuple[str, list[str]]]:
     """What each step left of each split."""
     shown = present(run)
+    named = {**_STEPS, "convert": "with text and label"} if run.classifies else _STEPS
     return [
-        (_STEPS.get(str(step.get("step")), str(step.get("step"))), [count(step.get(name)) for name in shown])
+        (named.get(str(step.get("step")), str(step.get("step"))), [count(step.get(name)) for name in shown])
         for step in objects(run.data.get("steps"))
     ]
 
@@ -86,7 +89,20 @@ def split_table(run: Run) -> list[tuple[str, list[str]]]:
         ("Target tokens lost by it", "lost_target_tokens", count),
         ("Rows dropped", "dropped_rows", count),
     )
-    return [(label, [form(one.get(key)) for one in splits]) for label, key, form in lines] if splits else []
+    left_out = _OF_TOKENS if run.classifies else ()
+    shown = [line for line in lines if line[1] not in left_out]
+    return [(label, [form(one.get(key)) for one in splits]) for label, key, form in shown] if splits else []
+
+
+def classes(run: Run) -> list[tuple[str, list[str]]]:
+    """Rows of each class in each split, with their share; empty where there are none."""
+    splits = [mapping(mapping(run.data.get("splits")).get(name)) for name in present(run)]
+    labels = dict.fromkeys(label for one in splits for label in mapping(one.get("classes")))
+    found = []
+    for label in labels:
+        counts = [(number(mapping(one.get("classes")).get(label)) or 0.0, number(one.get("rows"))) for one in splits]
+        found.append((visible(label), [f"{count(n)} ({share(n / total)})" if total else DASH for n, total in counts]))
+    return found
 
 
 def hashes(run: Run) -> list[tuple[str, str]]:
@@ -103,8 +119,9 @@ def lengths(run: Run) -> list[tuple[str, list[str]]]:
         split = mapping(mapping(run.data.get("splits")).get(name))
         for key, label in (("lengths", "whole"), ("trained_lengths", "trained")):
             points = mapping(split.get(key))
-            if points:
-                found.append((f"{name}, {label}", [count(points.get(point)) for point, _ in POINTS]))
+            if points and not (run.classifies and key == "trained_lengths"):
+                shown = name if run.classifies else f"{name}, {label}"
+                found.append((shown, [count(points.get(point)) for point, _ in POINTS]))
     return found
 
 

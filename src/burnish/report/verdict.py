@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from burnish.report.metrics import METRICS, Metric, Score, apart, metric_of, ordered, score
-from burnish.report.numbers import count, number, p_equation, plural, rows
+from burnish.report.numbers import count, decimal, number, p_equation, plural, rows, share
 from burnish.report.read import Run, mapping
 
 LEVEL = 0.05
@@ -61,6 +61,13 @@ def caveats(run: Run) -> tuple[str, ...]:
         found.append(
             "The run holds out no test rows, so it was scored on the validation rows. They also chose the checkpoint, "
             "which flatters the tuned model a little."
+        )
+    majority = mapping(run.evaluation.get("majority"))
+    if run.evaluation.get("new_head") is True and number(majority.get("accuracy")) is not None:
+        found.append(
+            "The head is new: before training it answers at chance, so “base” says what the random head gets right. "
+            f"Always answering “{majority.get('label')}”, the most frequent class of the training rows, would be right "
+            f"in {share(majority.get('accuracy'))} of these rows (macro-F1 {decimal(majority.get('macro_f1'), 2)})."
         )
     if run.damaged:
         found.append(f"These files could not be read and are left out: {', '.join(run.damaged)}.")

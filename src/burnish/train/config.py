@@ -16,11 +16,12 @@ from burnish.data.batches import BatchConfig
 from burnish.data.config import DataConfig
 from burnish.evaluate.config import EvaluateConfig
 from burnish.models.config import ModelConfig
+from burnish.objectives.config import ClassificationTask, TaskConfig, TextTask
 from burnish.optim.config import OptimConfig
 from burnish.train.precision import PrecisionName
 
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
-_SHORT = {"model": "path", "adapter": "method", "data": "train"}
+_SHORT = {"model": "path", "adapter": "method", "data": "train", "task": "kind"}
 _SETS = ("train", "validation", "test")
 
 
@@ -47,7 +48,8 @@ class EarlyStoppingConfig(Config):
     patience: int | None = Field(None, ge=1)
     """Stop after this many evaluations without improvement. Without it the run goes to its end."""
     metric: str = "loss"
-    """The validation metric that decides: `loss`, or with `evaluate.choices` also `accuracy` or `macro_f1`."""
+    """The validation metric that decides: `loss`, or for a classification (by `task` or by `evaluate.choices`) also
+    `accuracy` or `macro_f1`."""
     min_improvement: float = Field(0.0, ge=0)
     """A change smaller than this does not count as an improvement."""
 
@@ -62,6 +64,7 @@ class RunConfig(Config):
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of everything random: split, order, initialisation, dropout, sampling."""
     model: ModelConfig
+    task: TaskConfig = TextTask()
     data: DataConfig
     batches: BatchConfig = BatchConfig()
     adapter: AdapterConfig
@@ -82,11 +85,31 @@ class RunConfig(Config):
     def _adapter_shorthand(cls, value: Any) -> Any:
         return {"method": value} if isinstance(value, str) else value
 
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_shorthand(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_way_to_classify(self) -> RunConfig:
+        if self.classifies and (self.evaluate.choices or self.evaluate.metrics):
+            raise ValueError(
+                "`evaluate.choices` and `evaluate.metrics` are for models that write; a classification is scored by "
+                "its head: accuracy, macro-F1 and the confusion matrix come without them"
+            )
+        return self
+
+    @property
+    def classifies(self) -> bool:
+        """Whether a head is trained to tell classes apart."""
+        return isinstance(self.task, ClassificationTask)
+
     @model_validator(mode="after")
     def _metric_exists(self) -> RunConfig:
-        known = {"loss", "accuracy", "macro_f1"} if self.evaluate.choices else {"loss"}
+        scored = bool(self.evaluate.choices) or self.classifies
+        known = {"loss", "accuracy", "macro_f1"} if scored else {"loss"}
         if self.early_stopping.metric not in known:
-            hint = "" if self.evaluate.choices else "; accuracy and macro_f1 need `evaluate.choices`"
+            hint = "" if scored else "; accuracy and macro_f1 need `task: classification` or `evaluate.choices`"
             raise ValueError(f"early_stopping.metric must be one of {', '.join(sorted(known))}{hint}")
         return self
 

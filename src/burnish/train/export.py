@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from burnish.core.errors import UserError
 from burnish.data.config import RenderConfig
 from burnish.data.render import Renderer
+from burnish.evaluate.classes import renderer_of
 from burnish.models.generate import GenerateConfig, generate
 from burnish.models.load import Loaded
 from burnish.train.folder import open_run
@@ -62,6 +64,8 @@ def compare_export(run: Path, export: str, *, max_new_tokens: int = 16) -> Expor
         UserError: There is no run or no model.
     """
     ours, theirs = load_handed_over(run, dtype=torch.float32), open_model(export, dtype=torch.float32)
+    if ours.classifier is not None:
+        return _compare_classes(run, ours, theirs)
     prompts = [row["prompt"] for row in open_run(run).read_rows("samples.jsonl")][:PROMPTS] or ["Hello"]
     report = ExportReport(len(prompts))
     first, second = (_ids(model, prompts) for model in (ours, theirs))
@@ -75,6 +79,30 @@ def compare_export(run: Path, export: str, *, max_new_tokens: int = 16) -> Expor
         else:
             report.examples.append({"prompt": prompt, "run": one.text, "export": other.text})
         both = [last_logits(model, torch.tensor([ids])) for model in (ours, theirs)]
+        if both[0].shape == both[1].shape:
+            report.difference = max(report.difference, float((both[0] - both[1]).abs().max()))
+    return report
+
+
+def _compare_classes(run: Path, ours: Loaded, theirs: Loaded) -> ExportReport:
+    """The same for a classification: the same tokens, and the same class for each text."""
+    if theirs.classifier is None or ours.classifier is None:
+        raise UserError(
+            "the export has no classification head that Burnish reads",
+            where=str(theirs.path),
+            fix="name a folder that `burnish merge` wrote",
+        )
+    prompts = [row["prompt"] for row in open_run(run).read_rows("predictions.jsonl")][:PROMPTS] or ["Hello"]
+    report = ExportReport(len(prompts))
+    for prompt in prompts:
+        ids = [renderer_of(m).prompt_ids(prompt) for m in (ours, theirs)]
+        report.same_ids += ids[0] == ids[1]
+        both = [last_logits(m, torch.tensor([i])) for m, i in zip((ours, theirs), ids, strict=True)]
+        names = [m.classifier.labels[int(x.argmax())] for m, x in zip((ours, theirs), both, strict=True)]  # type: ignore[union-attr]
+        if names[0] == names[1]:
+            report.same_answers += 1
+        else:
+            report.examples.append({"prompt": prompt, "run": names[0], "export": names[1]})
         if both[0].shape == both[1].shape:
             report.difference = max(report.difference, float((both[0] - both[1]).abs().max()))
     return report

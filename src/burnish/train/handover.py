@@ -15,6 +15,13 @@ from burnish.adapters.load import load as load_adapters
 from burnish.core.config import build, read_yaml
 from burnish.core.errors import UserError
 from burnish.core.files import disk_errors, make_readable
+from burnish.models.classifier_files import (
+    has_classifier,
+    read_classifier,
+    save_classifier,
+    save_classifying_model,
+    with_classifier,
+)
 from burnish.models.config import ModelConfig
 from burnish.models.load import Loaded, load
 from burnish.ops.machine import default_device
@@ -37,12 +44,24 @@ def hand_over(setup: Setup, folder: RunFolder) -> Path:
         temporary = Path(tempfile.mkdtemp(dir=folder.path, prefix=".final-"))
         setup.attached.save(temporary, base_path=loaded.path, origin=loaded.origin)
         loaded.tokenizer.save_pretrained(temporary)
-        if setup.attached.trains_base:
+        save_head(temporary, loaded, whole=setup.attached.trains_base)
+        if setup.attached.trains_base and loaded.classifier is None:
             loaded.model.generation_config.save_pretrained(temporary)
         make_readable(temporary)
         shutil.rmtree(folder.final, ignore_errors=True)
         os.replace(temporary, folder.final)
     return folder.final
+
+
+def save_head(folder: Path, loaded: Loaded, *, whole: bool) -> None:
+    """Write the head of a classification beside its adapter, or into its model where `transformers` can express it."""
+    if loaded.classifier is None:
+        return
+    if whole:
+        save_classifying_model(folder, loaded)
+        return
+    base = loaded.origin["path"]
+    save_classifier(folder, loaded.classifier, f"Burnish, with the adapter in this folder on the base {base}")
 
 
 def load_handed_over(path: Path, *, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Loaded:
@@ -61,6 +80,12 @@ def load_handed_over(path: Path, *, dtype: torch.dtype | None = None, device: to
         fix = f"finish it first: `burnish resume {path}`"
         raise UserError("this run has not handed over a model yet", where=str(folder.final), fix=fix)
     config = read_recipe(folder)
+    if config.classifies and not has_classifier(folder.final):
+        raise UserError(
+            "the classification head of this run is missing; a new one would answer at chance",
+            where=str(folder.final),
+            fix="copy the whole folder again, or write it again with `burnish resume`",
+        )
     computes = (folder.read("model.json") or {}).get("precision", {}).get("compute", "fp32")
     return _open(folder.final, config.model, dtype or DTYPES[computes], device)
 
@@ -74,6 +99,8 @@ def open_model(text: str, *, dtype: torch.dtype | None = None) -> Loaded:
     path = Path(text)
     if is_run(path):
         return load_handed_over(path, dtype=dtype)
+    if has_classifier(path):
+        return _open(path, None, dtype or torch.float32)
     if any((path / name).is_file() for name in ADAPTER_FILES):
         return _open(path, None, dtype or torch.float32)
     try:
@@ -94,10 +121,14 @@ def read_recipe(folder: RunFolder) -> RunConfig:
 
 
 def _open(folder: Path, model: ModelConfig | None, dtype: torch.dtype, device: torch.device | None = None) -> Loaded:
-    if (folder / "config.json").is_file():
-        return _on_device(load(_named(model, str(folder)), dtype, verify=False), device)
-    loaded = load(model or ModelConfig(path=base_of(folder)), dtype, verify=False)
-    load_adapters(folder, loaded.model)
+    head = read_classifier(folder) if has_classifier(folder) else None
+    whole = (folder / "config.json").is_file()
+    named = _named(model, str(folder)) if whole else model or ModelConfig(path=base_of(folder))
+    loaded = load(named, dtype, verify=False, headless=head is not None)
+    if head is not None:
+        loaded = with_classifier(loaded, head)
+    if not whole:
+        load_adapters(folder, loaded.model)
     return _on_device(loaded, device)
 
 
@@ -124,5 +155,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _on_device(loaded: Loaded, device: torch.device | None = None) -> Loaded:
     loaded.model.to(device or default_device())  # type: ignore[arg-type]
+    if loaded.classifier is not None:
+        loaded.classifier.to(loaded.model.device)
     loaded.model.eval()
     return loaded

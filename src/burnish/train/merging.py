@@ -7,6 +7,7 @@ from pathlib import Path
 from burnish.adapters.merge import MergeReport, merge
 from burnish.core.errors import UserError
 from burnish.core.names import suggestion
+from burnish.models.classifier_files import has_classifier, read_classifier, with_classifier
 from burnish.models.config import ModelConfig
 from burnish.models.load import load
 from burnish.train.folder import is_run, open_run, runs_beside
@@ -47,4 +48,8 @@ def merge_run(path: Path, output: Path, *, dtype: str = "fp32", measure: bool = 
         raise UserError("there is no such run", where=str(path), fix=runs_beside(path) or "name a folder of a run")
     if not any((folder / name).is_file() for name in ADAPTER_FILES):
         raise UserError("there is no adapter here", where=str(folder), fix="name a run folder or an adapter folder")
-    return merge(load(model or ModelConfig(path=base_of(folder)), DTYPES[dtype]), folder, output, scorer)
+    head = read_classifier(folder) if has_classifier(folder) else None
+    loaded = load(model or ModelConfig(path=base_of(folder)), DTYPES[dtype], headless=head is not None)
+    if head is not None:
+        loaded = with_classifier(loaded, head)
+    return merge(loaded, folder, output, scorer)

@@ -14,13 +14,14 @@ from burnish.data.prepare import Prepared
 from burnish.evaluate.loss import View, batch_tokens
 from burnish.evaluate.run import Split, evaluate, predictions
 from burnish.evaluate.text import require_metrics
-from burnish.models.load import Loaded, load
+from burnish.models.load import Loaded
 from burnish.ops.machine import default_device, keep_memory, use_all_cores
 from burnish.train.config import RunConfig
 from burnish.train.folder import RECIPE, jsonl, open_run
 from burnish.train.handover import load_handed_over, read_recipe
 from burnish.train.precision import choose_precision
-from burnish.train.setup import decoder_start, read_data, settle_layout
+from burnish.train.setup import decoder_start, settle_layout
+from burnish.train.tasks import load_new, read_data
 
 
 def score_target(
@@ -37,6 +38,12 @@ def score_target(
     Raises:
         UserError: There is no such split, or the recipe or data is refused.
     """
+    if config.classifies and run is None:
+        raise UserError(
+            "this recipe's classification head is new: before training it answers at chance",
+            where="task",
+            fix="train it with `burnish run`, whose report scores it before and after; or name a run",
+        )
     use_all_cores()
     keep_memory()
     require_metrics(config.evaluate.metrics)
@@ -45,7 +52,7 @@ def score_target(
     if not len(prepared.table(split)):
         raise UserError(f"the recipe holds out no {split} rows", where="data.split", fix=f"set `data.split.{split}`")
     precision = choose_precision(config.train.precision, default_device(), trains_base=False)
-    loaded = load_handed_over(run, dtype=precision.base) if run else load(config.model, precision.base)
+    loaded = load_handed_over(run, dtype=precision.base) if run else load_new(config, precision.base)
     loaded.model.to(default_device())  # type: ignore[arg-type]
     return _score(config, loaded, prepared, split, rows_file)
 
@@ -54,7 +61,7 @@ def _score(config: RunConfig, loaded: Loaded, prepared: Prepared, split: str, ro
     rows = Split.make(split, prepared.table(split), prepared.examples[split], config.evaluate, prepared.renderer)
     result = evaluate(_view(config, loaded), rows, config.evaluate, prepared.renderer)
     if rows_file:
-        write_atomic(rows_file, jsonl(predictions(rows, config.evaluate, model=result)))
+        write_atomic(rows_file, jsonl(predictions(rows, model=result)))
     return {"split": split, "rows": len(rows.table), "model": result.to_json()}
 
 

@@ -14,7 +14,6 @@ from burnish.core.events import Advanced, Callback, Noticed, Stage
 from burnish.core.findings import Finding
 from burnish.data.render import Renderer
 from burnish.data.table import TokenTable
-from burnish.evaluate.choices import work
 from burnish.evaluate.classification import Classified
 from burnish.evaluate.loss import RowLosses, View, batch_tokens
 from burnish.evaluate.run import Evaluation, Split, compare, evaluate, learnt_nothing, predictions
@@ -106,7 +105,7 @@ class Scorer:
         """Generations on the first held-out rows."""
         config = self.setup.config.evaluate
         count = min(config.samples, len(self.held_out.table))
-        if not count:
+        if not count or self.setup.loaded.classifier is not None:
             return []
         prompts = [self.held_out.table.prompt(i).tolist() for i in range(count)]
         tell(self.callbacks, Stage(f"generating {count} samples"))
@@ -116,8 +115,8 @@ class Scorer:
         self, folder: RunFolder, base: Evaluation, tuned: Evaluation, samples: tuple[list[str], list[str]]
     ) -> None:
         """Write the comparison of base and tuned model."""
-        split, config = self.held_out, self.setup.config.evaluate
-        folder.write_rows("predictions.jsonl", predictions(split, config, base=base, tuned=tuned))
+        split = self.held_out
+        folder.write_rows("predictions.jsonl", predictions(split, base=base, tuned=tuned))
         rows = zip(split.examples[: len(samples[0])], *samples, strict=True)
         folder.write_rows(
             "samples.jsonl",
@@ -128,11 +127,13 @@ class Scorer:
             folder.note([finding])
             tell(self.callbacks, Noticed(finding))
         result = {"split": split.name, "rows": len(split.table), "base": base.to_json(), "tuned": tuned.to_json()}
+        if split.unit == "row":
+            result |= {"new_head": True, "majority": majority(self.setup.prepared.train, split)}
         folder.write("evaluation.json", {**result, "comparison": compare(base, tuned, split)})
 
     def _score(self, which: str) -> Evaluation:
         split = self.held_out
-        units = work(self.view, split.table, split.asked)
+        units = split.work(self.view)
         tell(self.callbacks, Stage(f"scoring the {which} model on {len(split.table)} {split.name} rows", units))
         return self._evaluate(split)
 
@@ -166,12 +167,19 @@ def stored_base(folder: RunFolder, split: Split, scorer: Scorer) -> tuple[Evalua
     if not saved or scorer.setup.config.evaluate.metrics:
         return None
     config = scorer.setup.config.evaluate
-    scores = np.asarray(saved["scores"]).reshape(len(split.asked), -1) if split.asked else np.zeros((0, 0))
+    scores = np.asarray(saved["scores"]).reshape(len(split.true), -1) if split.choices else np.zeros((0, 0))
     classified = None
-    if split.asked:
-        classified = Classified.count(config.choices, [q.true for q in split.asked], scores.argmax(1).tolist())
+    if split.choices:
+        classified = Classified.count(split.choices, split.true, scores.argmax(1).tolist())
     losses = RowLosses(np.asarray(saved["totals"]), np.asarray(saved["counts"]))
-    return Evaluation(split.name, losses, classified, scores, seed=config.seed), saved["samples"]
+    return Evaluation(split.name, losses, classified, scores, seed=config.seed, unit=split.unit), saved["samples"]
+
+
+def majority(train: TokenTable, split: Split) -> dict[str, Any]:
+    """What the simplest of all classifiers reaches: the most frequent class of the training rows, for every row."""
+    top = int(np.bincount(train.labels, minlength=len(split.choices)).argmax())
+    counted = Classified.count(split.choices, split.true, [top] * len(split.true))
+    return {"label": split.choices[top], "accuracy": counted.accuracy, "macro_f1": counted.macro_f1}
 
 
 def nothing_learnt() -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,13 +18,14 @@ from burnish.core.events import Callback, Noticed, Stage
 from burnish.core.findings import Finding, refuse_stops
 from burnish.core.types import Context, Term
 from burnish.data.batches import Layout, choose_layout, collate
-from burnish.data.prepare import Prepared, prepare
+from burnish.data.prepare import Prepared
+from burnish.models.classifier import describe as describe_head
 from burnish.models.forward import supports_packing
 from burnish.models.fuse import fuse
 from burnish.models.head import head_of
-from burnish.models.load import Loaded, load, load_model_config, load_tokenizer, pad_id
+from burnish.models.load import Loaded, pad_id
+from burnish.objectives.config import ClassificationTask
 from burnish.objectives.context import ModelContext
-from burnish.objectives.sft import supervised_terms
 from burnish.ops.machine import default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
 from burnish.optim.schedule import learning_rate_at
@@ -33,6 +34,7 @@ from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.precision import Precision, choose_precision
+from burnish.train.tasks import choose_pooling, load_new, read_data, task_of
 from burnish.train.updates import Updates
 
 EVALUATIONS = 10
@@ -68,12 +70,21 @@ class Setup:
     @property
     def terms(self) -> list[Term]:
         """The objective."""
-        return supervised_terms()
+        return task_of(self.config).terms(self.config, self.prepared)
 
     @cached_property
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters that are trained."""
-        return self.attached.trainable()
+        head = self.loaded.classifier
+        return self.attached.trainable() + (head.named() if head is not None else [])
+
+    @property
+    def rate_scales(self) -> dict[str, float]:
+        """Factors on the learning rate by parameter name: those of the methods, and the head's own."""
+        scales, task = self.attached.rate_scales(), self.config.task
+        if self.loaded.classifier is not None and isinstance(task, ClassificationTask):
+            scales |= {name: task.head_rate_scale for name, _ in self.loaded.classifier.named()}
+        return scales
 
     @cached_property
     def updates(self) -> Updates:
@@ -102,7 +113,9 @@ class Setup:
     def learning_rate(self) -> tuple[float, str]:
         """The peak learning rate and where it comes from."""
         given = self.config.train.learning_rate
-        return (given, "the recipe says so") if given is not None else self.attached.learning_rate
+        if given is not None:
+            return given, "the recipe says so"
+        return task_of(self.config).rates.get(self.config.adapter.method) or self.attached.learning_rate
 
     @property
     def evaluate_every(self) -> int:
@@ -115,12 +128,12 @@ class Setup:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """A fresh optimiser over the trained parameters."""
-        return build_optimizer(
-            self.trainable, self.config.train, self.learning_rate[0], rate_scales=self.attached.rate_scales()
-        )
+        return build_optimizer(self.trainable, self.config.train, self.learning_rate[0], rate_scales=self.rate_scales)
 
     def context(self) -> Context:
         """A view of the model for one micro-batch."""
+        if self.loaded.classifier is not None:
+            return ModelContext(self.loaded.model, classifier=self.loaded.classifier)
         return ModelContext(self.loaded.model, self._head)
 
     @cached_property
@@ -136,7 +149,8 @@ class Setup:
             "kind": self.loaded.kind,
             "model_type": origin["model_type"],
             "origin": origin,
-            **self.attached.describe(),
+            "task": self.config.task.kind,
+            **with_head(self.attached.describe(), self.loaded),
             "layout": self.layout,
             "fused_layers": self.fused_layers,
             "updates": len(self.updates),
@@ -182,6 +196,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     device = default_device()
     tell(callbacks, Stage("reading and rendering the data"))
     prepared = read_data(config)
+    config = task_of(config).settle(config, prepared)
     findings = list(prepared.findings)
     for finding in findings:
         tell(callbacks, Noticed(finding))
@@ -189,14 +204,17 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     tell(callbacks, Stage("loading the model"))
     trains_base = METHODS[config.adapter.method].format == "model"
     precision = choose_precision(config.train.precision, device, trains_base=trains_base)
-    loaded = load(config.model, precision.base)
+    loaded = load_new(config, precision.base)
     loaded.model.to(device)  # type: ignore[arg-type]
+    if loaded.classifier is not None:
+        loaded.classifier.to(device)
     layout = settle_layout(config, loaded)
     attached = attach(loaded.model, config.adapter, seed=config.seed)
     fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
     if config.train.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused)
+    refuse_untrained_head(setup)
     for finding in settings(setup):
         findings.append(finding)
         tell(callbacks, Noticed(finding))
@@ -211,11 +229,32 @@ def hashes(summary: Mapping[str, Any]) -> dict[str, str]:
     return {name: split.get("sha256") for name, split in summary.get("splits", {}).items()}
 
 
-def read_data(config: RunConfig) -> Prepared:
-    """The rows of a recipe as tokens; needs the tokenizer, not the weights."""
-    tokenizer = load_tokenizer(config.model)
-    kind: Literal["causal", "seq2seq"] = "seq2seq" if load_model_config(config.model).is_encoder_decoder else "causal"
-    return prepare(config.data, tokenizer, kind, config.seed)
+def with_head(described: dict[str, Any], loaded: Loaded) -> dict[str, Any]:
+    """What is trained, the head counted in."""
+    if loaded.classifier is None:
+        return described
+    head = describe_head(loaded.classifier)
+    total, trained = (described[key] + head["parameters"] for key in ("parameters", "trainable"))
+    site = {"name": "classifier", "role": "head", "layer": None, "parameters": head["parameters"]}
+    share = {"parameters": total, "trainable": trained, "trainable_share": trained / max(1, total)}
+    return {**described, **share, "sites": [*described["sites"], site], "head": head}
+
+
+def refuse_untrained_head(setup: Setup) -> None:
+    """Refuse a head that was newly made and would stay as it was drawn.
+
+    Raises:
+        UserError: A parameter of the head is not among those that are trained.
+    """
+    head = setup.loaded.classifier
+    trained = {id(p) for _, p in setup.trainable if p.requires_grad}
+    idle = [name for name, p in (head.named() if head is not None else []) if id(p) not in trained]
+    if idle:
+        raise UserError(
+            f"the head was newly made and is not trained, so it would answer at chance: {', '.join(idle)}",
+            where="task",
+            fix="train it: it has to be among the trained parameters, with gradients",
+        )
 
 
 def settle_layout(config: RunConfig, loaded: Loaded) -> Layout:
@@ -224,7 +263,7 @@ def settle_layout(config: RunConfig, loaded: Loaded) -> Layout:
     Raises:
         UserError: The recipe asks for packing and the model does not keep packed rows apart.
     """
-    packable = loaded.kind == "causal" and supports_packing(loaded.model)
+    packable = loaded.kind != "seq2seq" and supports_packing(loaded.model)
     layout = choose_layout(config.batches, packable)
     if layout == "packed" and not packable:
         raise UserError(
@@ -244,8 +283,8 @@ def checkpoint_activations(model: Any) -> None:
 
 
 def decoder_start(loaded: Loaded) -> int | None:
-    """The first token of an encoder-decoder's decoder, None for a causal model."""
-    if loaded.kind == "causal":
+    """The first token of an encoder-decoder's decoder, None for other models."""
+    if loaded.kind != "seq2seq":
         return None
     config = loaded.model.config
     value = getattr(config, "decoder_start_token_id", None)
@@ -256,17 +295,36 @@ def decoder_start(loaded: Loaded) -> int | None:
 def settings(setup: Setup) -> list[Finding]:
     """What was decided for the user, each with its reason."""
     value, reason = setup.learning_rate
-    share = setup.attached.parameters_count / max(1, setup.loaded.origin["parameters"])
+    count = sum(p.numel() for _, p in setup.trainable)
+    share = count / max(1, setup.loaded.origin["parameters"])
     formats = setup.precision.to_json()
     return [
+        *head_settings(setup),
         _note("train.learning-rate", f"learning rate {value:g}: {reason}", "train.learning_rate"),
         _note("train.precision", f"computes in {formats['compute']}: {formats['reason']}", "train.precision"),
         _note(
             "train.parameters",
-            f"{setup.attached.parameters_count:,} parameters are trained ({share:.2%} of the model) "
+            f"{count:,} parameters are trained ({share:.2%} of the model) "
             f"at {len(setup.attached.sites)} sites; rows are {setup.layout}"
             + (f", {setup.fused_layers} layers are fused" if setup.fused_layers else ""),
             "adapter",
+        ),
+    ]
+
+
+def head_settings(setup: Setup) -> list[Finding]:
+    """What was decided about a new head."""
+    head, task = setup.loaded.classifier, setup.config.task
+    if head is None or not isinstance(task, ClassificationTask):
+        return []
+    _, reason = choose_pooling(task.pooling, setup.loaded)
+    return [
+        _note("task.pooling", f"the head reads `{head.pooling}` of the hidden states: {reason}", "task.pooling"),
+        _note(
+            "task.head",
+            f"the head of {len(head.labels)} classes is new, so before training it answers at chance; it is kept in "
+            f"fp32 and learns {task.head_rate_scale:g} times as fast as the rest, which is trained already",
+            "task.head_rate_scale",
         ),
     ]
 

@@ -130,14 +130,22 @@ def _look(setup: Setup, batch: Batch, found: Replay) -> None:
     # the backward pass may compute modules again, so it belongs inside the block
     with first_non_finite(setup.loaded.model) as modules:
         with setup.precision.context(setup.device):
-            losses = setup.context().token_losses(batch)
+            losses, owners = unit_losses(setup, batch)
         losses.sum().backward()
     found.modules += [name for name in modules if name not in found.modules]
-    owners = owners_of(batch)[(batch["labels"] != -100).cpu()]
     for index, row in enumerate(batch["row_ids"]):
         own = losses.detach().cpu()[owners == index].double()
         mean = float(own.mean()) if len(own) and bool(torch.isfinite(own).all()) else None
         found.rows.append({"row": row, "tokens": len(own), "loss": mean})
+
+
+def unit_losses(setup: Setup, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The loss of every trained token, or of every row of a classification, and the place of its row in the batch."""
+    labels = batch["labels"]
+    if setup.config.classifies:
+        logits = setup.context().class_logits(batch)
+        return nn.functional.cross_entropy(logits, labels, reduction="none"), torch.arange(len(labels))
+    return setup.context().token_losses(batch), owners_of(batch)[(labels != -100).cpu()]
 
 
 @contextmanager

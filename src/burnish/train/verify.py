@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from burnish.adapters.merge import logits_of
+from burnish.adapters.merge import outputs_of
 from burnish.checkpoint.store import CheckpointStore
 from burnish.checkpoint.store import verify as fault_of
 from burnish.core.errors import BurnishError, TrainingStopped
@@ -59,12 +59,14 @@ def write_probe(loaded: Loaded, rows: list[list[int]], folder: RunFolder) -> Non
 
 
 def last_logits(loaded: Loaded, ids: Tensor) -> Tensor:
-    """[K, V] fp32 logits of the last places of a row."""
+    """[K, V] fp32 logits of the last places of a row; of a classifier the logits of its classes, [1, V]."""
     model = loaded.model
     inputs = {"input_ids": ids.to(model.device), "attention_mask": torch.ones_like(ids).to(model.device)}
     if loaded.kind == "seq2seq":
         inputs["decoder_input_ids"] = inputs["input_ids"].flip(1)
-    return logits_of(model, inputs)[0, -KEPT_PLACES:].float().cpu().contiguous()
+    logits = outputs_of(loaded, inputs)
+    last = logits if loaded.classifier is not None else logits[0, -KEPT_PLACES:]
+    return last.float().cpu().contiguous()
 
 
 def verify_run(path: Path) -> list[Check]:
@@ -80,9 +82,7 @@ def verify_run(path: Path) -> list[Check]:
     loaded = load_handed_over(path, dtype=torch.float32, device=torch.device("cpu"))
     checks.append(_guarded("the model that is handed over loads", lambda: f"{type(loaded.model).__name__} from final/"))
     if best in store.steps():
-        checks.append(
-            _guarded("its tensors are those of the best checkpoint", lambda: _tensors(store, best, loaded.model))
-        )
+        checks.append(_guarded("its tensors are those of the best checkpoint", lambda: _tensors(store, best, loaded)))
     if (folder.path / PROBE).is_file():
         precision = (folder.read("model.json") or {}).get("precision", {}).get("compute", "fp32")
         checks.append(
@@ -103,16 +103,17 @@ def _guarded(name: str, check: Callable[[], str]) -> Check:
         return Check(name, False, error.what)
 
 
-def _tensors(store: CheckpointStore, step: int, model: nn.Module) -> str:
+def _tensors(store: CheckpointStore, step: int, loaded: Loaded) -> str:
     saved = store.load(step).tensors["trainable"]
-    found = dict(model.named_parameters(remove_duplicate=False))
+    found = dict(loaded.model.named_parameters(remove_duplicate=False))
+    found |= dict(loaded.classifier.named()) if loaded.classifier is not None else {}
     missing = sorted(saved.keys() - found.keys())
     if missing:
         raise TrainingStopped(f"{len(missing)} of {len(saved)} trained tensors are not there, such as `{missing[0]}`")
     wrong = [n for n, t in saved.items() if t.shape != found[n].shape or not torch.equal(t.float(), found[n].float())]
     if wrong:
         raise TrainingStopped(f"{len(wrong)} of {len(saved)} trained tensors differ, such as `{wrong[0]}`")
-    extra = [n for n in found if "burnish_adapters" in n and n not in saved]
+    extra = [n for n in found if ("burnish_adapters" in n or n.startswith("classifier.")) and n not in saved]
     if extra:
         raise TrainingStopped(f"{len(extra)} tensors were not trained in this run, such as `{extra[0]}`")
     return f"{len(saved)} tensors, equal in every bit"

@@ -1,0 +1,96 @@
+"""A classification scored by its head: one forward pass a batch gives every row's loss and all its probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+
+from burnish.core.errors import UserError
+from burnish.data.config import RenderConfig
+from burnish.data.example import Example
+from burnish.data.labelled import LabelledRenderer
+from burnish.data.render import Rendered
+from burnish.data.table import TokenTable
+from burnish.evaluate.choices import Scores
+from burnish.evaluate.loss import Progress, RowLosses, View, batch_tokens
+from burnish.models.classifier import Classifier, class_logits
+from burnish.models.forward import positions_of, supports_packing
+from burnish.models.load import Loaded
+
+
+def score_classes(view: View, table: TokenTable, progress: Progress | None = None) -> tuple[RowLosses, Scores]:
+    """Loss of every row, ``-log p(class)`` in nats, and the log-probability of every class, [N, K].
+
+    Args:
+        view: The model with its head; it is put into evaluation mode and back.
+        table: The rows with their classes.
+        progress: Told how many rows are done.
+
+    Raises:
+        UserError: The model has no head.
+    """
+    model, classifier = view.loaded.model, head_of(view.loaded)
+    scores = np.zeros((len(table), len(classifier.labels)))
+    was_training, done = model.training, 0
+    model.eval()
+    try:
+        for rows in view.batches(table):
+            batch = view.collate(table, rows)
+            with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
+                logits = class_logits(model, classifier, batch)
+            scores[rows] = torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
+            done += len(rows)
+            if progress:
+                progress(done)
+    finally:
+        model.train(was_training)
+    totals = -scores[np.arange(len(table)), table.labels] if len(table) else np.zeros(0)
+    return RowLosses(totals, np.ones(len(table))), scores
+
+
+def head_of(loaded: Loaded) -> Classifier:
+    """The head of a classifier.
+
+    Raises:
+        UserError: The model has none.
+    """
+    if loaded.classifier is None:
+        fix = "name a run of `task: classification`, or use `burnish generate`"
+        raise UserError("this model has no classification head", where=loaded.path, fix=fix)
+    return loaded.classifier
+
+
+def renderer_of(loaded: Loaded) -> LabelledRenderer:
+    """What turns texts into tokens for a classifier, as in training; rows end where the model's positions do."""
+    most = positions_of(loaded.model.config) or RenderConfig().max_length
+    return LabelledRenderer(loaded.tokenizer, RenderConfig(max_length=most), head_of(loaded).labels)
+
+
+def probabilities(loaded: Loaded, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Scores:
+    """Probability of every class for every text, [N, K].
+
+    Args:
+        loaded: A model with its head.
+        texts: The texts.
+        pairs: The second texts, for a classification of pairs.
+
+    Raises:
+        UserError: The model has no head, or a text has no tokens.
+    """
+    label = head_of(loaded).labels[0]  # a row needs some class; the scores do not depend on it
+    seconds: Sequence[str | None] = pairs if pairs is not None else [None] * len(texts)
+    examples = [
+        Example(f"text {i}", prompt=text, pair=pair, completion=label)
+        for i, (text, pair) in enumerate(zip(texts, seconds, strict=True), 1)
+    ]
+    rows = renderer_of(loaded).render_all(examples)
+    bad = next((e.id for e, r in zip(examples, rows, strict=True) if not isinstance(r, Rendered)), None)
+    if bad is not None:
+        raise UserError("a text without tokens has no class", where=bad, fix="leave it out")
+    table = TokenTable.build([e.id for e in examples], [r for r in rows if isinstance(r, Rendered)])
+    layout = "packed" if supports_packing(loaded.model) else "bucketed"
+    view = View(loaded, layout, batch_tokens(loaded.model.device), nullcontext)  # type: ignore[arg-type]
+    return np.exp(score_classes(view, table)[1])
