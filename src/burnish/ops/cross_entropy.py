@@ -5,13 +5,21 @@ Shapes: N positions, C positions of one chunk, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from burnish.ops.kernels import triton_kernel
+
 IGNORE = -100
+
+_IN_PLACE: dict[str, Callable[[], Callable[..., Tensor] | None]] = {
+    "cuda": lambda: triton_kernel("cross_entropy", "softmax_gradient_")
+}
+"""By device: finds the kernel that turns a chunk of logits into its own gradient. Elsewhere the plain path is taken."""
 
 _CHUNK_BYTES = {"cpu": 32 << 20}  # fp32 logits of one chunk; a cache-friendly size on a CPU
 _CHUNK_BYTES_ACCELERATOR = 256 << 20  # large enough to fill an accelerator's matrix units
@@ -90,11 +98,16 @@ def chunk_rows(weight_VD: Tensor) -> int:
     return max(1, budget // (4 * max(1, weight_VD.shape[0])))
 
 
+def _logits(hidden_CD: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings) -> Tensor:
+    """Logits [C, V] of one chunk, before the soft cap."""
+    scaled = hidden_CD if settings.scale == 1.0 else hidden_CD * settings.scale
+    return F.linear(scaled, weight, bias)
+
+
 def _log_probs(hidden_CD: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings) -> tuple[Tensor, Tensor]:
     """Log-softmax [C, V] of one chunk, and the slope of the soft cap ([C, V], or a scalar 1 without one)."""
     dtype = torch.float64 if hidden_CD.dtype == torch.float64 else torch.float32
-    scaled = hidden_CD if settings.scale == 1.0 else hidden_CD * settings.scale
-    logits = F.linear(scaled, weight, bias)
+    logits = _logits(hidden_CD, weight, bias, settings)
     slope = torch.ones((), dtype=dtype, device=logits.device)
     if settings.softcap is not None:
         ratio = torch.tanh(logits.to(dtype) / settings.softcap)
@@ -113,6 +126,26 @@ def _logit_gradient(log_probs: Tensor, slope: Tensor, labels: Tensor, upstream: 
     return gradient.mul_(slope) if slope.ndim else gradient
 
 
+def _losses(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of every label, 0 where it is ignored."""
+    picked = log_probs.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    return torch.where(labels != IGNORE, -picked, 0)
+
+
+def _losses_and_gradient(
+    hidden_CD: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, settings: _Settings
+) -> tuple[Tensor, Tensor]:
+    """Losses [C] of one chunk, and the gradient [C, V] of each row's own loss with respect to its logits."""
+    device = hidden_CD.device.type
+    kernel = _IN_PLACE[device]() if device in _IN_PLACE and hidden_CD.dtype != torch.float64 else None
+    if kernel is not None:
+        logits = _logits(hidden_CD, weight, bias, settings)
+        return kernel(logits, labels, settings.softcap), logits
+    log_probs, slope = _log_probs(hidden_CD, weight, bias, settings)
+    losses = _losses(log_probs, labels)
+    return losses, _logit_gradient(log_probs, slope, labels, None)
+
+
 class _ChunkedLosses(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -123,12 +156,11 @@ class _ChunkedLosses(torch.autograd.Function):
         kept = torch.empty_like(hidden) if settings.keep else None
         for start in range(0, hidden.shape[0], settings.chunk):
             part = slice(start, start + settings.chunk)
-            log_probs, slope = _log_probs(hidden[part], weight, bias, settings)
-            picked = log_probs.gather(1, labels[part].clamp(min=0)[:, None])[:, 0]
-            losses[part] = torch.where(labels[part] != IGNORE, -picked, 0)
-            if kept is not None:
-                gradient = _logit_gradient(log_probs, slope, labels[part], None)
-                kept[part] = (gradient.to(hidden.dtype) @ weight) * settings.scale
+            if kept is None:
+                losses[part] = _losses(_log_probs(hidden[part], weight, bias, settings)[0], labels[part])
+                continue
+            losses[part], gradient = _losses_and_gradient(hidden[part], weight, bias, labels[part], settings)
+            kept[part] = (gradient.to(hidden.dtype) @ weight) * settings.scale
         ctx.settings = settings
         # Kept or not, only what the backward pass reads is saved.
         ctx.save_for_backward(*((kept,) if kept is not None else (hidden, weight, bias, labels)))
