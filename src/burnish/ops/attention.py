@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from burnish.ops.blocked_attention import blocked_attention
+from burnish.ops.gpu_attention import gpu_attention
 
 
 def packed_attention(
@@ -53,6 +54,10 @@ def packed_attention(
             f"a pack of lengths {tuple(lengths)} needs tensors [1, heads, {sum(lengths)}, width], "
             f"not {tuple(query_BHTE.shape)} and {tuple(key_BKTE.shape)}"
         )
+    kernel = gpu_attention(query_BHTE, value_BKTE, dropout=dropout, softcap=softcap)
+    if kernel is not None:
+        settings = {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
+        return kernel(query_BHTE, key_BKTE, value_BKTE, lengths, causal=causal, **settings)
     if not dropout and softcap is None and _blocks_are_faster(query_BHTE, lengths):
         query, key, value = query_BHTE[0], key_BKTE[0], value_BKTE[0]
         options = {"scaling": scaling, "sliding_window": sliding_window}
