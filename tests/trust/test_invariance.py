@@ -38,6 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "small packs": {"batches": {"layout": "packed", "micro_batch_tokens": 90}},
     "gradient checkpointing": {"train": {"gradient_checkpointing": True}},
     "checkpointed packs": {"batches": {"layout": "packed"}, "train": {"gradient_checkpointing": True}},
+    "selective checkpointing": {"train": {"gradient_checkpointing": "selective"}},
+    "selective, packed": {"batches": {"layout": "packed"}, "train": {"gradient_checkpointing": "selective"}},
 }
 REFERENCE: dict[str, Any] = {"batches": {"layout": "padded"}, "train": {"gradient_accumulation_steps": ROWS}}
 
