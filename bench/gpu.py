@@ -3,10 +3,11 @@
     python bench/gpu.py                                                      # everything, on the first GPU
     python bench/gpu.py --device cpu --shapes tiny --tokens 128 --steps 2    # tries the script itself
 
-Nothing is downloaded: a model is made from its configuration on the device. An update is one row of so many random
-tokens. Reported are tokens per second, and the share that the model's arithmetic has of the rate at which the same card
-was measured, in the same process, to multiply large bf16 matrices. With N the parameters of all linear maps, the head
-among them, L layers, H heads of width E and T tokens in a row, a token costs
+For the peer, trl, peft and liger-kernel must be installed beside Burnish. Nothing is downloaded: a model is made from
+its configuration on the device. An update is one row of so many random tokens. Reported are tokens per second, and the
+share that the model's arithmetic has of the rate at which the same card was measured, in the same process, to multiply
+large bf16 matrices. With N the parameters of all linear maps, the head among them, L layers, H heads of width E and T
+tokens in a row, a token costs
 
     full tuning    6 N   (2 N forward, 2 N for the gradient of the inputs, 2 N for that of the weights)
     LoRA           4 N + 6 N_lora   (the frozen weights have no gradient)

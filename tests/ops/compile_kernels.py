@@ -50,10 +50,23 @@ def kernels() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
         yield cross_entropy._softmax_gradient, arguments, constants
 
 
+def forms() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
+    """Every kernel, and in bf16 once more with each size equal to 1, which Triton takes for a constant."""
+    for kernel, arguments, constants in kernels():
+        yield kernel, arguments, constants
+        sizes = {name for name, kind in arguments.items() if kind in ("i32", "i64")}
+        if sizes and arguments[kernel.arg_names[0]] == "*bf16":
+            yield (
+                kernel,
+                {n: k for n, k in arguments.items() if n not in sizes},
+                {**constants, **dict.fromkeys(sizes, 1)},
+            )
+
+
 def main() -> None:
     """Compile all, and print how many were."""
     count = 0
-    for kernel, arguments, constants in kernels():
+    for kernel, arguments, constants in forms():
         given = {**arguments, **dict.fromkeys(constants, "constexpr")}
         signature = {name: given[name] for name in kernel.arg_names}
         for target in TARGETS if arguments[kernel.arg_names[0]] == "*bf16" else TARGETS[1:]:
