@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from burnish.core.errors import UserError
-from burnish.models.recompute import KEPT, checkpoint_activations
+from burnish.models.recompute import KEPT, checkpoint_activations, selective_contexts
 from burnish.ops.offload import Offload
 from burnish.train.memory import MemoryConfig, keeping
 from burnish.train.run import start_run
@@ -54,6 +55,19 @@ def test_selective_checkpointing_recomputes_what_is_cheap_only() -> None:
     attention = "aten::_scaled_dot_product_flash_attention_for_cpu"
     assert attention in KEPT and attention not in plain and attention not in selective and whole[attention] == 2
     assert "aten::rsqrt" not in plain and selective["aten::rsqrt"] == whole["aten::rsqrt"] > 0
+
+
+def test_a_product_that_is_changed_in_place_is_kept_as_it_was() -> None:
+    """y = x W, y += x V, sin y: kept as changed, the recomputation would add x V twice, and cos y would be another."""
+    x, frozen, trained = (torch.randn(4, 4, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    trained.requires_grad_()
+
+    def layer(x: Tensor) -> Tensor:
+        return (x @ frozen).addmm_(x, trained).sin()
+
+    kept = checkpoint(layer, x, use_reentrant=False, context_fn=selective_contexts)
+    ours, theirs = (torch.autograd.grad(y.sum(), trained)[0] for y in (kept, layer(x)))
+    assert torch.equal(ours, theirs)
 
 
 def test_offloading_to_the_host_is_refused_on_the_host(tmp_path: Path) -> None:
