@@ -38,6 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "small packs": {"batches": {"layout": "packed", "micro_batch_tokens": 90}},
     "gradient checkpointing": {"train": {"gradient_checkpointing": True}},
     "checkpointed packs": {"batches": {"layout": "packed"}, "train": {"gradient_checkpointing": True}},
+    "selective checkpointing": {"train": {"gradient_checkpointing": "selective"}},
+    "selective, packed": {"batches": {"layout": "packed"}, "train": {"gradient_checkpointing": "selective"}},
 }
 CLASSIFIERS = {"bert": "mean", "bert cls": "cls", "llama": "last", "gpt2": "last"}
 TASKS: dict[str, Any] = {"text": "text"} | {

@@ -108,7 +108,7 @@ def test_4_truncated_targets(tmp_path: Path) -> None:
 def test_5_dead_lora_under_gradient_checkpointing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reentrant checkpointing cuts the graph where the input of a layer needs no gradient: with LoRA, everywhere."""
 
-    def reentrant(model: Any) -> None:
+    def reentrant(model: Any, **settings: Any) -> None:
         for layer in model.model.layers:
             layer.forward = partial(recomputed, layer.forward)
 

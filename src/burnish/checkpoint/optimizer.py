@@ -11,9 +11,12 @@ from burnish.core.errors import UserError
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
+NUMBERS: dict[str, type[int] | type[float]] = {"int": int, "float": float}
+"""Kinds of plain numbers that an optimiser may count with; each is stored as a tensor, its key marked by the kind."""
+
 
 def state_tensors(optimizer: torch.optim.Optimizer, named: Named) -> dict[str, Tensor]:
-    """The optimiser's tensors as ``{"exp_avg:model.layers.0.weight": tensor}``.
+    """The optimiser's tensors as ``{"exp_avg:model.layers.0.weight": tensor}``; a number as ``{"step!int:..."}``.
 
     Raises:
         TypeError: The optimiser keeps something other than tensors and numbers.
@@ -21,8 +24,9 @@ def state_tensors(optimizer: torch.optim.Optimizer, named: Named) -> dict[str, T
     tensors: dict[str, Tensor] = {}
     for name, parameter in named:
         for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, (int, float)):
-                value = torch.tensor(float(value), dtype=torch.float64)
+            if type(value) in NUMBERS.values():
+                key = f"{key}!{type(value).__name__}"
+                value = torch.tensor(value, dtype=torch.int64 if type(value) is int else torch.float64)
             if not isinstance(value, Tensor):
                 raise TypeError(f"optimizer state {key!r} of {name} is a {type(value).__name__}, not a tensor")
             tensors[f"{key}:{name}"] = value
@@ -44,6 +48,15 @@ def load_state_tensors(optimizer: torch.optim.Optimizer, named: Named, tensors: 
                 fix="resume with the recipe that the run was started with",
             )
         parameter = by_name[name]
-        # `step` lives on the CPU unless the optimiser is capturable; the moments live with their parameter
-        device = torch.device("cpu") if value.dim() == 0 else parameter.device
-        optimizer.state[parameter][key] = value.to(device)
+        key, _, kind = key.partition("!")
+        optimizer.state[parameter][key] = NUMBERS[kind](value.item()) if kind else _placed(optimizer, parameter, value)
+
+
+def _placed(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """The tensor where the optimiser keeps it."""
+    buffer = getattr(optimizer, "get_state_buffer", None)
+    if buffer is not None and value.shape == parameter.shape:
+        # An optimiser of bitsandbytes has memory of its own for its moments, which a paged one can move to the host.
+        return buffer(parameter, dtype=value.dtype).copy_(value)  # type: ignore[no-any-return]
+    # `step` lives on the CPU unless the optimiser is capturable; the moments live with their parameter
+    return value.to(torch.device("cpu") if value.dim() == 0 else parameter.device)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from burnish.ops.blocked_attention import blocked_attention
+from burnish.ops.gpu_attention import gpu_attention
 from burnish.ops.native import kernels
 
 
@@ -55,6 +56,10 @@ def packed_attention(
             f"a pack of lengths {tuple(lengths)} needs tensors [1, heads, {sum(lengths)}, width], "
             f"not {tuple(query_BHTE.shape)} and {tuple(key_BKTE.shape)}"
         )
+    kernel = gpu_attention(query_BHTE, value_BKTE, dropout=dropout, softcap=softcap)
+    if kernel is not None:
+        settings = {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
+        return kernel(query_BHTE, key_BKTE, value_BKTE, lengths, causal=causal, **settings)
     if not dropout and softcap is None and kernels.attention_usable(query_BHTE) and _same_heads(query_BHTE, value_BKTE):
         scale = query_BHTE.shape[-1] ** -0.5 if scaling is None else scaling
         return _compiled(query_BHTE, key_BKTE, value_BKTE, tuple(lengths), (causal, scale, sliding_window))

@@ -5,15 +5,34 @@ Shapes: N positions, C positions of one chunk, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from burnish.ops.native import kernels
+from burnish.ops.kernels import triton_kernel
+from burnish.ops.native import kernels as native
 
 IGNORE = -100
+
+_InPlace = Callable[[Tensor, Tensor], Tensor]
+
+
+def _compiled(hidden_CD: Tensor, softcap: float | None) -> _InPlace | None:
+    if softcap is not None or not native.usable(hidden_CD):
+        return None
+    return lambda logits, labels: native.softmax_gradient_(logits, labels.contiguous(), gradient=True)
+
+
+def _triton(hidden_CD: Tensor, softcap: float | None) -> _InPlace | None:
+    kernel = triton_kernel("cross_entropy", "softmax_gradient_") if hidden_CD.dtype != torch.float64 else None
+    return (lambda logits, labels: kernel(logits, labels, softcap)) if kernel else None
+
+
+_IN_PLACE: dict[str, Callable[[Tensor, float | None], _InPlace | None]] = {"cpu": _compiled, "cuda": _triton}
+"""By device: finds the kernel that gives the losses of a chunk and turns its logits into their own gradient."""
 
 _CHUNK_BYTES = {"cpu": 32 << 20}  # fp32 logits of one chunk; a cache-friendly size on a CPU
 _CHUNK_BYTES_ACCELERATOR = 256 << 20  # large enough to fill an accelerator's matrix units
@@ -92,11 +111,16 @@ def chunk_rows(weight_VD: Tensor) -> int:
     return max(1, budget // (4 * max(1, weight_VD.shape[0])))
 
 
+def _logits(hidden_CD: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings) -> Tensor:
+    """Logits [C, V] of one chunk, before the soft cap."""
+    scaled = hidden_CD if settings.scale == 1.0 else hidden_CD * settings.scale
+    return F.linear(scaled, weight, bias)
+
+
 def _log_probs(hidden_CD: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings) -> tuple[Tensor, Tensor]:
     """Log-softmax [C, V] of one chunk, and the slope of the soft cap ([C, V], or a scalar 1 without one)."""
     dtype = torch.float64 if hidden_CD.dtype == torch.float64 else torch.float32
-    scaled = hidden_CD if settings.scale == 1.0 else hidden_CD * settings.scale
-    logits = F.linear(scaled, weight, bias)
+    logits = _logits(hidden_CD, weight, bias, settings)
     slope = torch.ones((), dtype=dtype, device=logits.device)
     if settings.softcap is not None:
         ratio = torch.tanh(logits.to(dtype) / settings.softcap)
@@ -115,32 +139,40 @@ def _logit_gradient(log_probs: Tensor, slope: Tensor, labels: Tensor, upstream: 
     return gradient.mul_(slope) if slope.ndim else gradient
 
 
-def _chunk(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, settings: _Settings
-) -> tuple[Tensor, Tensor | None]:
-    """Losses of one chunk, and where they are kept the gradients of its logits for an upstream gradient of 1."""
-    if settings.softcap is None and kernels.usable(hidden):
-        logits = F.linear(hidden if settings.scale == 1.0 else hidden * settings.scale, weight, bias)
-        losses = kernels.softmax_gradient_(logits, labels.contiguous(), gradient=settings.keep)
-        return losses, logits if settings.keep else None
-    log_probs, slope = _log_probs(hidden, weight, bias, settings)
+def _losses(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of every label, 0 where it is ignored."""
     picked = log_probs.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-    losses = torch.where(labels != IGNORE, -picked, 0)
-    if not settings.keep:
-        return losses, None
-    return losses, _logit_gradient(log_probs, slope, labels, None).to(hidden.dtype)
+    return torch.where(labels != IGNORE, -picked, 0)
 
 
-def _chunk_gradient(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, upstream: Tensor, settings: _Settings
+def _in_place(hidden_CD: Tensor, softcap: float | None) -> _InPlace | None:
+    """The kernel that turns logits like these into their own gradient; None for the plain path."""
+    device = hidden_CD.device.type
+    return _IN_PLACE[device](hidden_CD, softcap) if device in _IN_PLACE else None
+
+
+def _losses_and_gradient(
+    hidden_CD: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, settings: _Settings
+) -> tuple[Tensor, Tensor]:
+    """Losses [C] of one chunk, and the gradient [C, V] of each row's own loss with respect to its logits."""
+    kernel = _in_place(hidden_CD, settings.softcap)
+    if kernel is not None:
+        logits = _logits(hidden_CD, weight, bias, settings)
+        return kernel(logits, labels), logits
+    log_probs, slope = _log_probs(hidden_CD, weight, bias, settings)
+    losses = _losses(log_probs, labels)
+    return losses, _logit_gradient(log_probs, slope, labels, None)
+
+
+def _gradient_again(
+    hidden_CD: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, upstream: Tensor, settings: _Settings
 ) -> Tensor:
-    """Gradients of one chunk's logits, which are made again, times the upstream gradient of each position."""
-    if settings.softcap is None and kernels.usable(hidden):
-        logits = F.linear(hidden if settings.scale == 1.0 else hidden * settings.scale, weight, bias)
-        kernels.softmax_gradient_(logits, labels.contiguous(), gradient=True)
-        return logits.mul_(upstream[:, None])  # in fp32, rounded once
-    log_probs, slope = _log_probs(hidden, weight, bias, settings)
-    return _logit_gradient(log_probs, slope, labels, upstream)
+    """Gradient [C, V] of one chunk's logits, which are made again, times the upstream gradient of each position."""
+    if _in_place(hidden_CD, settings.softcap) is None or hidden_CD.dtype == torch.float16:
+        log_probs, slope = _log_probs(hidden_CD, weight, bias, settings)
+        return _logit_gradient(log_probs, slope, labels, upstream)
+    gradient = _losses_and_gradient(hidden_CD, weight, bias, labels, settings)[1]
+    return gradient.mul_(upstream[:, None])  # in fp32, rounded once
 
 
 class _ChunkedLosses(torch.autograd.Function):
@@ -153,9 +185,13 @@ class _ChunkedLosses(torch.autograd.Function):
         kept = torch.empty_like(hidden) if settings.keep else None
         for start in range(0, hidden.shape[0], settings.chunk):
             part = slice(start, start + settings.chunk)
-            losses[part], gradient = _chunk(hidden[part], weight, bias, labels[part], settings)
-            if kept is not None and gradient is not None:
-                kept[part] = (gradient @ weight) * settings.scale if settings.scale != 1.0 else gradient @ weight
+            if kept is None:
+                losses[part] = _losses(_log_probs(hidden[part], weight, bias, settings)[0], labels[part])
+                continue
+            losses[part], gradient = _losses_and_gradient(hidden[part], weight, bias, labels[part], settings)
+            kept[part] = gradient.to(hidden.dtype) @ weight
+            if settings.scale != 1.0:
+                kept[part] *= settings.scale
         ctx.settings = settings
         # Kept or not, only what the backward pass reads is saved.
         ctx.save_for_backward(*((kept,) if kept is not None else (hidden, weight, bias, labels)))
@@ -177,7 +213,7 @@ class _ChunkedLosses(torch.autograd.Function):
         scale = ctx.settings.scale
         for start in range(0, hidden.shape[0], ctx.settings.chunk):
             part = slice(start, start + ctx.settings.chunk)
-            gradient = _chunk_gradient(hidden[part], weight, bias, labels[part], upstream[part], ctx.settings)
+            gradient = _gradient_again(hidden[part], weight, bias, labels[part], upstream[part], ctx.settings)
             if grad_bias is not None:
                 grad_bias += gradient.sum(0, dtype=grad_bias.dtype)
             gradient = gradient.to(hidden.dtype)

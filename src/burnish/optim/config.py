@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from burnish.core.config import Config
 
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 
 DEFAULT_WARMUP_RATIO = 0.03

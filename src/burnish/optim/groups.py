@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from burnish.core.errors import UserError
-from burnish.optim.config import OptimConfig
+from burnish.optim.adamw import OPTIMIZERS
+from burnish.optim.config import OptimConfig, OptimizerName
 from burnish.optim.schedule import resolved_learning_rate
 
 Named = Sequence[tuple[str, nn.Parameter]]
@@ -56,7 +57,8 @@ def build_optimizer(
     learning_rate: float | None = None,
     *,
     rate_scales: Mapping[str, float] | None = None,
-) -> torch.optim.AdamW:
+    kind: OptimizerName = "adamw",
+) -> torch.optim.Optimizer:
     """AdamW over the trained parameters.
 
     Args:
@@ -64,6 +66,7 @@ def build_optimizer(
         config: Weight decay, betas, eps, and the learning rate if it is given there.
         learning_rate: The method's default learning rate.
         rate_scales: Factor on the learning rate by parameter name.
+        kind: In which form AdamW keeps its moments.
 
     Raises:
         UserError: Nothing is trained, or a trained parameter is kept in fp16 or bf16, where an update that is small
@@ -80,9 +83,7 @@ def build_optimizer(
             fix="keep trained weights in float32 and let autocast convert them for the products",
         )
     groups = parameter_groups(named, config.weight_decay, rate_scales)
-    # The fused kernel makes one pass over a CPU's memory; on accelerators the foreach default keeps `step` on the host.
-    fused = True if all(p.device.type == "cpu" for _, p in named) else None
     rate = resolved_learning_rate(config, learning_rate)
     for group in groups:
         group["lr"] = rate * group["rate_scale"]
-    return torch.optim.AdamW(groups, lr=rate, betas=config.betas, eps=config.eps, fused=fused)
+    return OPTIMIZERS[kind](groups, lr=rate, betas=config.betas, eps=config.eps)

@@ -18,6 +18,7 @@ from burnish.evaluate.config import EvaluateConfig
 from burnish.models.config import ModelConfig
 from burnish.objectives.config import ClassificationTask, TaskConfig, TextTask
 from burnish.optim.config import OptimConfig
+from burnish.train.memory import MemoryConfig
 from burnish.train.precision import PrecisionName
 
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
@@ -36,8 +37,9 @@ class TrainConfig(OptimConfig):
     """Rows per update. This, not how they are cut into micro-batches, decides the result."""
     gradient_accumulation_steps: int | None = Field(None, ge=1)
     """Cut each update into exactly so many micro-batches; without it as few as `batches.micro_batch_tokens` allows."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: bool | Literal["selective"] = False
+    """Recompute activations in the backward pass: less memory, about a third more time. `selective` keeps what
+    products and attention made and recomputes what is cheap: less is saved, for hardly any time."""
     precision: PrecisionName = "auto"
     """Number format of the products. `auto` measures which is faster here; trained weights are always kept in fp32."""
 
@@ -70,6 +72,7 @@ class RunConfig(Config):
     adapter: AdapterConfig
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    memory: MemoryConfig = MemoryConfig()
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     trackers: tuple[Tracker, ...] = ()

@@ -14,6 +14,10 @@ RELATIVE = 0.02
 """Tolerated share of the learning rate. What goes wrong in practice is a factor: a schedule that was overwritten, a
 rate of another group, a decay that is not decoupled."""
 
+EIGHT_BIT = ("AdamW8bit", "PagedAdamW8bit")
+"""Classes of bitsandbytes whose first update is AdamW's too. They round their moments after the update has been made of
+them, and apply the decay after it and not before: a difference of rate * decay of a learning rate."""
+
 Named = Sequence[tuple[str, nn.Parameter]]
 
 
@@ -60,14 +64,15 @@ def foresee(optimizer: torch.optim.Optimizer, trainable: Named, rate: float) -> 
     """Take note of the smallest tensor that has a gradient, before the optimiser's first step.
 
     Args:
-        optimizer: Only AdamW is foreseen.
+        optimizer: Only AdamW is foreseen, in full and with 8-bit moments.
         trainable: Names and parameters that are trained; their gradients are those the optimiser will see.
         rate: The learning rate that the schedule gives for this update.
 
     Returns:
         None where nothing can be foreseen: another optimiser, state from before, no gradient, no rate.
     """
-    if not isinstance(optimizer, torch.optim.AdamW) or optimizer.state or not rate:
+    known = isinstance(optimizer, torch.optim.AdamW) or type(optimizer).__name__ in EIGHT_BIT
+    if not known or optimizer.state or not rate:
         return None
     live = [(n, p) for n, p in trainable if p.grad is not None and bool(p.grad.any())]
     if not live:

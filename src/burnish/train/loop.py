@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class Job:
         trainable: Names and parameters that are trained.
         context: Makes the view of the model that the terms see.
         precision: Number formats.
+        keeping: Context of a forward pass that decides where its activations wait for the backward pass.
         evaluate: Scores the validation rows; the metrics by name.
         save: Writes a checkpoint of this state.
         keep: Writes the micro-batches of an update that was refused, and the weights before it.
@@ -77,6 +79,7 @@ class Job:
     evaluate: Callable[[], dict[str, float]]
     save: Callable[[TrainState], Path]
     keep: Callable[[TrainState, Sequence[Batch], TrainingStopped], None] = lambda state, batches, stop: None
+    keeping: Callable[[], AbstractContextManager[object]] = nullcontext
     scaler: torch.amp.GradScaler | None = None
     max_grad_norm: float | None = 1.0
     seed: int = 0
@@ -194,7 +197,7 @@ def step_optimizer(job: Job, state: TrainState) -> bool:
 def backward(job: Job, batch: Batch, counts: dict[str, float]) -> float:
     """Forward and backward of one micro-batch; returns its share of the update's loss."""
     context = job.context()
-    with job.precision.context(job.device):
+    with job.precision.context(job.device), job.keeping():
         losses = [(term, term.loss(batch, context)) for term in job.terms if counts[term.name]]
         share = sum((term.weight / counts[term.name]) * loss.total for term, loss in losses)
     if not isinstance(share, torch.Tensor):

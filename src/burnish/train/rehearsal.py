@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from burnish.core.errors import UserError, out_of_memory
 from burnish.core.types import Batch
 from burnish.train.loop import Job, backward, to_device
@@ -41,5 +43,7 @@ def ways_out(job: Job, batch: Batch) -> str:
         ways.append(f"`batches.micro_batch_tokens={batch['input_ids'].numel() // 2}` (the result stays the same)")
     if not any(getattr(m, "gradient_checkpointing", False) for m in job.model.modules()):
         ways.append("`train.gradient_checkpointing=true` (the result stays the same)")
+    if job.device.type == "cuda" and isinstance(job.keeping(), nullcontext):
+        ways.append("`memory.activation_offload=true` (slower, the result stays the same)")
     longest = max(batch.get("segment_lengths", (batch["input_ids"].shape[1],)))
     return "; or ".join([*ways, f"a `data.render.max_length` below {longest}", "`adapter.method=lora`"])

@@ -219,6 +219,7 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
         evaluate=scorer.validation,
         save=save,
         keep=partial(keep_stopped, folder, setup.trainable),
+        keeping=setup.keeping,
         scaler=scaler,
         max_grad_norm=config.train.max_grad_norm,
         seed=config.seed,

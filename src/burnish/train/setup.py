@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -24,6 +25,7 @@ from burnish.models.forward import supports_packing
 from burnish.models.fuse import fuse
 from burnish.models.head import head_of
 from burnish.models.load import Loaded, pad_id
+from burnish.models.recompute import checkpoint_activations
 from burnish.objectives.config import ClassificationTask
 from burnish.objectives.context import ModelContext
 from burnish.ops.machine import default_device, keep_memory, use_all_cores
@@ -33,6 +35,7 @@ from burnish.train.config import RunConfig
 from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
+from burnish.train.memory import keeping, refuse_impossible_memory
 from burnish.train.precision import Precision, choose_precision
 from burnish.train.tasks import choose_pooling, load_new, read_data, task_of
 from burnish.train.updates import Updates
@@ -128,7 +131,17 @@ class Setup:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """A fresh optimiser over the trained parameters."""
-        return build_optimizer(self.trainable, self.config.train, self.learning_rate[0], rate_scales=self.rate_scales)
+        return build_optimizer(
+            self.trainable,
+            self.config.train,
+            self.learning_rate[0],
+            rate_scales=self.rate_scales,
+            kind=self.config.memory.optimizer,
+        )
+
+    def keeping(self) -> AbstractContextManager[object]:
+        """The context of a forward pass that decides where its activations wait for the backward pass."""
+        return keeping(self.config.memory, self.loaded.model)
 
     def context(self) -> Context:
         """A view of the model for one micro-batch."""
@@ -194,6 +207,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     use_all_cores()
     keep_memory()
     device = default_device()
+    refuse_impossible_memory(config.memory, device)
     tell(callbacks, Stage("reading and rendering the data"))
     prepared = read_data(config)
     config = task_of(config).settle(config, prepared)
@@ -212,7 +226,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     attached = attach(loaded.model, config.adapter, seed=config.seed)
     fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
     if config.train.gradient_checkpointing:
-        checkpoint_activations(loaded.model)
+        checkpoint_activations(loaded.model, selective=config.train.gradient_checkpointing == "selective")
     setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused)
     refuse_untrained_head(setup)
     for finding in settings(setup):
@@ -272,14 +286,6 @@ def settle_layout(config: RunConfig, loaded: Loaded) -> Layout:
             fix="use `batches.layout=bucketed`, or leave it to `auto`",
         )
     return layout
-
-
-def checkpoint_activations(model: Any) -> None:
-    """Recompute each layer in the backward pass; the non-reentrant kind also reaches adapters on frozen inputs."""
-    if hasattr(model, "activation_checkpointing_enable"):  # its newer name
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def decoder_start(loaded: Loaded) -> int | None:

@@ -9,11 +9,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from burnish.models.classifier import class_logits
 from measure import held_out_classes, read_job
 from ours import Logits, recipe, run
 
 from burnish.core.types import Batch
+from burnish.models.classifier import class_logits
 from burnish.train.setup import Setup
 
 
