@@ -70,7 +70,7 @@ def test_the_chunked_loss_through_it_is_the_plain_one(
     hidden, weight, bias = draw(8, 6, dtype=dtype), draw(21, 6, dtype=dtype, seed=1), draw(21, dtype=dtype, seed=2)
     labels, upstream = torch.tensor([0, 20, -100, 3, 3, 9, -100, 1]), draw(8, seed=3).detach()
     results = []
-    for table in ({}, {"cpu": lambda: counted}):
+    for table in ({}, {"cpu": lambda hidden, softcap: lambda logits, labels: counted(logits, labels, softcap)}):
         monkeypatch.setattr(cross_entropy, "_IN_PLACE", table)
         losses = chunked_token_losses(hidden, weight.detach(), labels, bias.detach(), chunk=3, **options)
         results.append((losses, torch.autograd.grad(losses, hidden, upstream)[0]))
@@ -84,7 +84,7 @@ def test_formats_that_the_kernel_is_not_for_take_the_plain_path(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """float64 would lose its digits; fp16 waits for the scaled upstream gradient and recomputes."""
-    monkeypatch.setattr(cross_entropy, "_IN_PLACE", {"cpu": lambda: pytest.fail("the kernel was asked for")})
+    monkeypatch.setattr(cross_entropy, "_IN_PLACE", {"cpu": lambda *_: pytest.fail("the kernel was asked for")})
     hidden = draw(4, 6, dtype=dtype)
     losses = chunked_token_losses(hidden, draw(9, 6, dtype=dtype).detach(), torch.tensor([0, 1, 2, 3]))
     assert torch.isfinite(torch.autograd.grad(losses.sum(), hidden)[0]).all()

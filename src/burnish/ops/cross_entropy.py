@@ -27,7 +27,7 @@ def _compiled(hidden_CD: Tensor, softcap: float | None) -> _InPlace | None:
 
 
 def _triton(hidden_CD: Tensor, softcap: float | None) -> _InPlace | None:
-    kernel = triton_kernel("cross_entropy", "softmax_gradient_") if hidden_CD.dtype != torch.float64 else None
+    kernel = triton_kernel("cross_entropy", "softmax_gradient_")
     return (lambda logits, labels: kernel(logits, labels, softcap)) if kernel else None
 
 
@@ -146,9 +146,12 @@ def _losses(log_probs: Tensor, labels: Tensor) -> Tensor:
 
 
 def _in_place(hidden_CD: Tensor, softcap: float | None) -> _InPlace | None:
-    """The kernel that turns logits like these into their own gradient; None for the plain path."""
-    device = hidden_CD.device.type
-    return _IN_PLACE[device](hidden_CD, softcap) if device in _IN_PLACE else None
+    """The kernel that turns logits like these into their own gradient; None for the plain path.
+
+    float64 would lose its digits in a kernel, and fp16 waits for the scaled upstream gradient.
+    """
+    device, fits = hidden_CD.device.type, hidden_CD.dtype in (torch.bfloat16, torch.float32)
+    return _IN_PLACE[device](hidden_CD, softcap) if fits and device in _IN_PLACE else None
 
 
 def _losses_and_gradient(
@@ -168,7 +171,7 @@ def _gradient_again(
     hidden_CD: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, upstream: Tensor, settings: _Settings
 ) -> Tensor:
     """Gradient [C, V] of one chunk's logits, which are made again, times the upstream gradient of each position."""
-    if _in_place(hidden_CD, settings.softcap) is None or hidden_CD.dtype == torch.float16:
+    if _in_place(hidden_CD, settings.softcap) is None:
         log_probs, slope = _log_probs(hidden_CD, weight, bias, settings)
         return _logit_gradient(log_probs, slope, labels, upstream)
     gradient = _losses_and_gradient(hidden_CD, weight, bias, labels, settings)[1]

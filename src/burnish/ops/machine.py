@@ -21,6 +21,10 @@ _KEEP_MEMORY = {-4: 0, -1: 2**31 - 1, -2: 64 << 20}
 """glibc's M_MMAP_MAX: nothing is mapped apart; M_TRIM_THRESHOLD: nothing is given back; M_TOP_PAD: grow in 64 MiB."""
 
 
+_CACHED_PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+"""How many products of one shape each the two caches below PyTorch may hold; a training step has about thirty."""
+
+
 def default_device() -> torch.device:
     """The first GPU, or the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -92,6 +96,17 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return min(mallopt(option, value) for option, value in _KEEP_MEMORY.items()) == 1
+
+
+def bound_product_caches() -> None:
+    """Let the caches of prepared matrix products hold few of them; before the first product, or without effect.
+
+    oneDNN and the layer above it prepare code and workspace for every shape of a bf16 product, half a megabyte each, and
+    keep 1,024 of them. Packs of text differ in length, so a process grows by 60 MB with every update until a gigabyte
+    is held. Preparing one again takes a millisecond. What the environment says stays.
+    """
+    for name, value in _CACHED_PRODUCTS.items():
+        os.environ.setdefault(name, value)
 
 
 def _product_seconds(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -28,7 +28,7 @@ from burnish.models.load import Loaded, pad_id
 from burnish.models.recompute import checkpoint_activations
 from burnish.objectives.config import ClassificationTask
 from burnish.objectives.context import ModelContext
-from burnish.ops.machine import default_device, keep_memory, use_all_cores
+from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
 from burnish.optim.schedule import learning_rate_at
 from burnish.train.config import RunConfig
@@ -206,6 +206,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     """
     use_all_cores()
     keep_memory()
+    bound_product_caches()
     device = default_device()
     refuse_impossible_memory(config.memory, device)
     tell(callbacks, Stage("reading and rendering the data"))
