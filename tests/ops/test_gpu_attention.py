@@ -79,7 +79,7 @@ def test_flash_attention_is_given_what_it_wants(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Values and gradients are those of the plain path, row by row, to 1e-10 in float64."""
-    monkeypatch.setattr(gpu_attention, "varlen_attn", kernel)
+    monkeypatch.setattr(gpu_attention, "_varlen", lambda: kernel)
     gpu_attention._groups_in_kernel.cache_clear()
     assert gpu_attention._groups_in_kernel() == (kernel is flash)
     tensors = drawn(*heads)
@@ -132,7 +132,7 @@ def test_a_pack_goes_to_the_kernel_that_was_chosen(monkeypatch: pytest.MonkeyPat
     """With the arguments of the model."""
     tensors = drawn(4, 2)
     expected = packed_attention(*tensors, LENGTHS, causal=True, sliding_window=3)
-    monkeypatch.setattr(gpu_attention, "varlen_attn", flash)
+    monkeypatch.setattr(gpu_attention, "_varlen", lambda: flash)
     monkeypatch.setattr(attention, "gpu_attention", lambda *tensors, **options: varlen_attention)
     torch.testing.assert_close(packed_attention(*tensors, LENGTHS, causal=True, sliding_window=3), expected)
 

@@ -9,6 +9,7 @@ Shapes: T tokens of the pack, H query heads, K key and value heads, E head width
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -16,8 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from torch.nn.attention.varlen import varlen_attn
 
 from burnish.ops.kernels import has_triton
 
@@ -114,7 +113,7 @@ def varlen_attention(
             key_BKTE, value_BKTE = (t.repeat_interleave(repeats, dim=1) for t in (key_BKTE, value_BKTE))
     query, key, value = (t[0].transpose(0, 1) for t in (query_BHTE, key_BKTE, value_BKTE))
     ends = row_ends(tuple(lengths), query.device)
-    return varlen_attn(query, key, value, ends, ends, longest, longest, **options)[None]  # type: ignore[no-any-return]
+    return _varlen()(query, key, value, ends, ends, longest, longest, **options)[None]
 
 
 def window_of(longest: int, causal: bool, sliding_window: int | None) -> tuple[int, int]:
@@ -133,7 +132,7 @@ def row_ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
 @lru_cache(maxsize=1)
 def _groups_in_kernel() -> bool:
     """Whether this PyTorch says that its kernel takes fewer key heads than query heads (2.11 does not say so yet)."""
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+    return "enable_gqa" in inspect.signature(_varlen()).parameters
 
 
 def flexible_attention(
@@ -164,6 +163,16 @@ def flexible_attention(
     return output.transpose(1, 2)
 
 
+def _varlen() -> Callable[..., Tensor]:
+    """PyTorch's flash attention, imported when it is first needed: it imports Triton, which takes its time."""
+    return importlib.import_module("torch.nn.attention.varlen").varlen_attn  # type: ignore[no-any-return]
+
+
+def _flex_room() -> Any:
+    """PyTorch's flex attention, imported when it is first needed as well."""
+    return importlib.import_module("torch.nn.attention.flex_attention")
+
+
 @lru_cache(maxsize=1)
 def _flex() -> Callable[..., Tensor]:
     """Compiled, because flex attention makes all scores otherwise.
@@ -171,11 +180,11 @@ def _flex() -> Callable[..., Tensor]:
     PyTorch compiles once more for any length when it meets a second one. Asked to do so at once, it takes the cap for a
     variable as well, which its own lowering of flex attention then refuses.
     """
-    return torch.compile(flex_attention)  # type: ignore[no-any-return]
+    return torch.compile(_flex_room().flex_attention)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=4)
-def pack_mask(lengths: tuple[int, ...], causal: bool, window: int | None, device: torch.device) -> BlockMask:
+def pack_mask(lengths: tuple[int, ...], causal: bool, window: int | None, device: torch.device) -> Any:
     """Which blocks of keys a block of queries looks at, [1, 1, b, b], and which keys in them.
 
     It is made from the rows' bounds: PyTorch's own function would make a mask of [T, T] first.
@@ -199,7 +208,7 @@ def pack_mask(lengths: tuple[int, ...], causal: bool, window: int | None, device
             together = together & (key <= query)
         return together & ((query - key).abs() < window) if window is not None else together
 
-    return BlockMask.from_kv_blocks(
+    return _flex_room().BlockMask.from_kv_blocks(
         counts[None, None].to(device),
         order[None, None].to(device),
         BLOCK_SIZE=BLOCK,
