@@ -87,12 +87,14 @@ def keep_memory() -> bool:
 
     By default every tensor over some megabytes is mapped anew and handed back when it is freed. Each of its pages is
     then zeroed again by the kernel at its first touch, which on a virtual machine can cost more than the arithmetic
-    (docs/performance.md). The process keeps its peak until it ends; `BURNISH_KEEP_MEMORY=0` leaves the default.
+    (docs/performance.md). What is free already goes back first. The process keeps its peak until it ends; `BURNISH_KEEP_MEMORY=0` leaves the default.
     """
     if os.environ.get("BURNISH_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
         return False
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        libc = ctypes.CDLL(None)
+        mallopt = libc.mallopt
+        libc.malloc_trim(0)
     except (OSError, AttributeError):
         return False
     return min(mallopt(option, value) for option, value in _KEEP_MEMORY.items()) == 1

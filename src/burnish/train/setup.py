@@ -205,7 +205,6 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
         UserError: Anything about recipe, data or model is refused.
     """
     use_all_cores()
-    keep_memory()
     bound_product_caches()
     device = default_device()
     refuse_impossible_memory(config.memory, device)
@@ -230,6 +229,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
         checkpoint_activations(loaded.model, selective=config.train.gradient_checkpointing == "selective")
     setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused)
     refuse_untrained_head(setup)
+    keep_memory()  # not before: what reading and loading free goes back, so that it leaves no holes
     for finding in settings(setup):
         findings.append(finding)
         tell(callbacks, Noticed(finding))
