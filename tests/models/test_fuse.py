@@ -12,7 +12,7 @@ from torch import Tensor
 from burnish.adapters.attach import attach
 from burnish.adapters.lora import LoraConfig, projection_of
 from burnish.core.types import Batch
-from burnish.models import fuse as room
+from burnish.models import fused_llama as room
 from burnish.models.forward import hidden_states, supports_packing
 from burnish.models.fuse import fuse, unfuse
 from tests.models.architectures import build

@@ -30,7 +30,7 @@ from burnish.adapters.peft_format import split_tensors
 from burnish.core.config import build
 from burnish.core.errors import UserError
 from burnish.models.anatomy import Site, select
-from burnish.models.fuse import hooked, plain
+from burnish.models.maps import hooked, plain
 from burnish.ops.projections import Projection
 
 

@@ -1,4 +1,4 @@
-"""Run the layers of Llama and its relatives through fused operations, on packs, for one model instance.
+"""Run the layers of a model through fused operations, on packs, for one model instance.
 
 The layer's own ``forward`` stays where it is and is taken whenever the fused one does not apply: generation, padded
 batches, adapters that the fused maps do not know. ``fuse`` holds the fused layers against the plain ones on a probe and
@@ -7,65 +7,69 @@ takes them back where they differ. Nothing but the instance is touched, and ``un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from burnish.core.types import Batch
+from burnish.models import fused_bert, fused_llama
 from burnish.models.forward import hidden_states, packing_mode
+from burnish.models.maps import Resolve, plain
 from burnish.models.probe import probe_ids, probing, tolerance
-from burnish.ops.projections import Norm, Projection, gate_and_project, norm_and_project, project
-from burnish.ops.rotary_attention import Setting, rotary_attention
+from burnish.ops.projections import Projection
 
-Resolve = Callable[[nn.Module], Projection | None]
-"""From a linear layer to what it computes, or None where that is more than a map with a low-rank update."""
-
-WINDOWS: Mapping[str, Callable[[nn.Module], int | None]] = {
-    "llama": lambda attention: None,
-    "mistral": lambda attention: getattr(attention.config, "sliding_window", None),
-    "qwen2": lambda attention: getattr(attention, "sliding_window", None),
-}
-"""Architectures whose layers are fused, and where each keeps the sliding window of an attention module."""
-
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-_MLP = ("gate_proj", "up_proj", "down_proj")
 _PROBE_LENGTHS = (19, 5, 12)
 
-
-def plain(host: nn.Module) -> Projection | None:
-    """A linear layer without hooks, as it is."""
-    if type(host) is not nn.Linear or hooked(host):
-        return None
-    return Projection(host.weight, host.bias)
+Maps = Mapping[str, Projection]
 
 
-def hooked(module: nn.Module) -> int:
-    """How many forward and backward hooks hang on a module."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return sum(len(h) for h in hooks)
+class Family(NamedTuple):
+    """Layers that are built alike.
+
+    Attributes:
+        maps: Names of the linear layers within a layer; a module that has them all is one.
+        plan: From layer, hidden states, arguments and ``Resolve`` to its maps, or None where fusing does not fit.
+        run: From layer, maps, arguments and hidden states to the layer's output.
+    """
+
+    maps: tuple[str, ...]
+    plan: Callable[[Any, Tensor, Mapping[str, Any], Resolve], Maps | None]
+    run: Callable[[Any, Maps, Mapping[str, Any], Tensor], Tensor]
+
+
+_LLAMA = Family(fused_llama.MAPS, fused_llama.plan, fused_llama.run)
+_BERT = Family(fused_bert.MAPS, fused_bert.plan, fused_bert.run)
+
+FAMILIES: Mapping[str, Family] = {
+    **dict.fromkeys(fused_llama.WINDOWS, _LLAMA),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), _BERT),
+}
+"""Architectures whose layers are fused."""
 
 
 def fuse(model: PreTrainedModel, resolve: Resolve = plain) -> int:
     """Let the layers of a model take the fused way on packs; how many of them do.
 
+    Under autocast the fused layers compute in its format, and are held against the plain ones in it.
+
     Args:
-        model: Any model; those that are not in ``WINDOWS``, or do not pack, are left alone.
+        model: Any model; those that are not in ``FAMILIES``, or do not pack, are left alone.
         resolve: Says what a linear layer computes, adapters included; asked anew in every forward pass.
     """
-    window = WINDOWS.get(model.config.model_type)
-    layers = [m for m in model.modules() if _is_layer(m)] if window else []
-    if not window or not layers or packing_mode(model) != "segments":
+    family = FAMILIES.get(model.config.model_type)
+    layers = [m for m in _layers(model, family) if _fits(model, m, family, resolve)] if family else []
+    if family is None or not layers or packing_mode(model) != "segments":
         return 0
     expected = _probe(model)
     for layer in layers:
-        layer.forward = MethodType(partial(_forward, resolve=resolve, window=window(layer.self_attn)), layer)
+        layer.forward = MethodType(partial(_forward, family=family, resolve=resolve), layer)
     error = (_probe(model) - expected).abs().max()
-    if not bool(error <= tolerance(expected, model)):  # NaN fails
+    if not bool(error <= tolerance(expected, _format(model))):  # NaN fails
         unfuse(model)
         return 0
     return len(layers)
@@ -73,17 +77,32 @@ def fuse(model: PreTrainedModel, resolve: Resolve = plain) -> int:
 
 def unfuse(model: PreTrainedModel) -> None:
     """Give every layer its own forward back."""
-    for module in model.modules():
-        if _is_layer(module):
-            module.__dict__.pop("forward", None)
+    for family in set(FAMILIES.values()):
+        for layer in _layers(model, family):
+            layer.__dict__.pop("forward", None)
 
 
-def _is_layer(module: nn.Module) -> bool:
-    parts = {"self_attn": _ATTENTION, "mlp": _MLP}
-    return hasattr(module, "input_layernorm") and all(
-        all(isinstance(getattr(getattr(module, part, None), name, None), nn.Module) for name in names)
-        for part, names in parts.items()
-    )
+def _fits(model: PreTrainedModel, layer: nn.Module, family: Family, resolve: Resolve) -> bool:
+    hidden = torch.zeros(1, 1, model.config.hidden_size, dtype=_format(model), device=model.device)
+    return family.plan(layer, hidden, {}, resolve) is not None
+
+
+def _format(model: PreTrainedModel) -> torch.dtype:
+    device = model.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+
+
+def _layers(model: nn.Module, family: Family) -> list[Any]:
+    return [m for m in model.modules() if all(_has(m, name) for name in family.maps)]
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    inner: Any = module
+    for part in name.split("."):
+        inner = inner._modules.get(part)
+        if inner is None:
+            return False
+    return True
 
 
 def _probe(model: PreTrainedModel) -> Tensor:
@@ -94,64 +113,33 @@ def _probe(model: PreTrainedModel) -> Tensor:
         return hidden_states(model, batch).double()
 
 
-def _forward(layer: Any, hidden: Tensor, *args: Any, resolve: Resolve, window: int | None, **kwargs: Any) -> Tensor:
+def _forward(layer: Any, hidden: Tensor, *args: Any, family: Family, resolve: Resolve, **kwargs: Any) -> Tensor:
     """The layer's forward: fused where that gives the same, else its own."""
-    maps = _maps(layer, resolve) if not args and _applies(layer, hidden, kwargs) else None
+    device = hidden.device.type
+    cast = hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
+    maps = family.plan(layer, cast, kwargs, resolve) if _packed(hidden, args, kwargs) else None
     if maps is None:
         return type(layer).forward(layer, hidden, *args, **kwargs)
-    run = partial(_fused, layer, maps, _setting(layer, kwargs, window), kwargs["position_embeddings"])
+    run = partial(_without_autocast, family.run, layer, maps, kwargs)
     # where the class's own forward is the one that checkpoints, ours has to
     if layer.gradient_checkpointing and layer.training and hasattr(type(layer).forward, "__wrapped__"):
-        return layer._gradient_checkpointing_func(run, hidden)
-    return run(hidden)
+        return layer._gradient_checkpointing_func(run, cast)
+    return run(cast)
 
 
-def _applies(layer: Any, hidden: Tensor, kwargs: Mapping[str, Any]) -> bool:
-    attention = layer.self_attn
-    skipped = (attention, layer.mlp, layer.mlp.act_fn, layer.input_layernorm, layer.post_attention_layernorm)
+def _packed(hidden: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether this is a pack, outside of the probe of packing and without a cache; a mask is of no meaning then."""
     return (
         kwargs.get("segment_lengths") is not None
         and kwargs.get("segment_witness") is None
         and kwargs.get("past_key_values") is None
         and hidden.shape[0] == 1
-        and not (layer.training and attention.attention_dropout)
-        and not any(hooked(module) for module in skipped)
+        and all(a is None for a in args[1:])
     )
 
 
-def _maps(layer: Any, resolve: Resolve) -> dict[str, Projection] | None:
-    if type(layer.mlp.act_fn).__name__ not in ("SiLUActivation", "SiLU"):
-        return None
-    found = {name: resolve(getattr(layer.self_attn, name)) for name in _ATTENTION}
-    found |= {name: resolve(getattr(layer.mlp, name)) for name in _MLP}
-    return {n: p for n, p in found.items() if p is not None} if all(found.values()) else None
-
-
-def _setting(layer: Any, kwargs: Mapping[str, Any], window: int | None) -> Setting:
-    attention = layer.self_attn
-    lengths = kwargs["segment_lengths"]
-    return Setting(lengths, attention.head_dim, attention.scaling, causal=attention.is_causal, window=window)
-
-
-def _fused(
-    layer: Any, maps: Mapping[str, Projection], setting: Setting, angles: Sequence[Tensor], hidden: Tensor
+def _without_autocast(
+    run: Callable[..., Tensor], layer: Any, maps: Maps, kwargs: Mapping[str, Any], hidden: Tensor
 ) -> Tensor:
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        hidden = hidden.to(torch.get_autocast_dtype(device))
-    cosine, sine = (a[0].to(hidden.dtype) for a in angles)
-    with torch.autocast(device, enabled=False):
-        first, second = _norm(layer.input_layernorm, hidden), _norm(layer.post_attention_layernorm, hidden)
-        residual, (query, key, value) = norm_and_project(hidden[0], None, first, _chosen(maps, *_ATTENTION[:3]))
-        attended = rotary_attention(query, key, value, cosine, sine, setting)
-        (delta,) = project(attended, _chosen(maps, "o_proj"))
-        residual, (gate, up) = norm_and_project(residual, delta, second, _chosen(maps, "gate_proj", "up_proj"))
-        return (residual + gate_and_project(gate, up, maps["down_proj"]))[None]
-
-
-def _chosen(maps: Mapping[str, Projection], *names: str) -> list[Projection]:
-    return [maps[name] for name in names]
-
-
-def _norm(module: Any, hidden: Tensor) -> Norm:
-    return Norm(module.weight.to(hidden.dtype), module.variance_epsilon)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return run(layer, maps, kwargs, hidden)

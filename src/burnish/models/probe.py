@@ -24,9 +24,15 @@ def probe_ids(model: PreTrainedModel, count: int) -> Tensor:
     return ids.to(weight.device)
 
 
-def tolerance(reference: Tensor, model: PreTrainedModel) -> Tensor:
-    """The largest difference that rounding in the model's dtype explains, in units of the largest reference value."""
-    return _TOLERANCE.get(model.dtype, 0.1) * reference.abs().max()
+def tolerance(reference: Tensor, computed: PreTrainedModel | torch.dtype) -> Tensor:
+    """The largest difference that rounding explains: a share of the largest reference value.
+
+    Args:
+        reference: What is compared with.
+        computed: The format of the computation, or the model in whose format it runs.
+    """
+    dtype = computed if isinstance(computed, torch.dtype) else computed.dtype
+    return _TOLERANCE.get(dtype, 0.1) * reference.abs().max()
 
 
 @contextmanager

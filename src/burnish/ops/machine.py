@@ -21,8 +21,8 @@ _KEEP_MEMORY = {-4: 0, -1: 2**31 - 1, -2: 64 << 20}
 """glibc's M_MMAP_MAX: nothing is mapped apart; M_TRIM_THRESHOLD: nothing is given back; M_TOP_PAD: grow in 64 MiB."""
 
 
-_CACHED_PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
-"""How many products of one shape each the two caches below PyTorch may hold; a training step has about thirty."""
+_CACHED_PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
+"""How many products of one shape each the two caches below PyTorch may hold; a training step has about forty."""
 
 
 def default_device() -> torch.device:
@@ -87,7 +87,8 @@ def keep_memory() -> bool:
 
     By default every tensor over some megabytes is mapped anew and handed back when it is freed. Each of its pages is
     then zeroed again by the kernel at its first touch, which on a virtual machine can cost more than the arithmetic
-    (docs/performance.md). What is free already goes back first. The process keeps its peak until it ends; `BURNISH_KEEP_MEMORY=0` leaves the default.
+    (docs/performance.md). What is free already goes back first. The process keeps its peak until it ends;
+    `BURNISH_KEEP_MEMORY=0` leaves the default.
     """
     if os.environ.get("BURNISH_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
         return False
@@ -103,9 +104,9 @@ def keep_memory() -> bool:
 def bound_product_caches() -> None:
     """Let the caches of prepared matrix products hold few of them; before the first product, or without effect.
 
-    oneDNN and the layer above it prepare code and workspace for every shape of a bf16 product, half a megabyte each, and
-    keep 1,024 of them. Packs of text differ in length, so a process grows by 60 MB with every update until a gigabyte
-    is held. Preparing one again takes a millisecond. What the environment says stays.
+    oneDNN and the layer above it prepare code and workspace for every shape of a bf16 product, half a megabyte each,
+    and keep 1,024 of them. Packs of text differ in length, so a process grows by 60 MB with every update until a
+    gigabyte is held. Preparing one again takes a millisecond. What the environment says stays.
     """
     for name, value in _CACHED_PRODUCTS.items():
         os.environ.setdefault(name, value)

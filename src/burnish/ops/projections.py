@@ -56,7 +56,7 @@ class Norm:
 def project(x: Tensor, projections: Sequence[Projection]) -> list[Tensor]:
     """Each projection of x, [..., O]. Gradients reach x, A, B, and weights and biases that ask for one."""
     flat = x.reshape(-1, x.shape[-1])
-    outputs = _Project.apply(flat, _scales(projections), *_tensors(projections))
+    outputs = _Project.apply(flat, scales_of(projections), *_tensors(projections))
     return [o.view(*x.shape[:-1], -1) for o in outputs]
 
 
@@ -70,7 +70,7 @@ def norm_and_project(
     """
     flat = x.reshape(-1, x.shape[-1])
     flat_delta = delta.reshape_as(flat) if delta is not None else None
-    settings = (norm.eps, norm.offset, _scales(projections))
+    settings = (norm.eps, norm.offset, scales_of(projections))
     total, *outputs = _NormAndProject.apply(flat, flat_delta, norm.weight, settings, *_tensors(projections))
     return total.view_as(x), [o.view(*x.shape[:-1], -1) for o in outputs]
 
@@ -78,11 +78,12 @@ def norm_and_project(
 def gate_and_project(gate: Tensor, up: Tensor, projection: Projection) -> Tensor:
     """The projection of ``silu(gate) * up`` (SwiGLU; Shazeer, 2020, equation 6), which is not kept."""
     flat_gate, flat_up = (t.reshape(-1, t.shape[-1]) for t in (gate, up))
-    output = _GateAndProject.apply(flat_gate, flat_up, _scales([projection]), *projection.tensors)
+    output = _GateAndProject.apply(flat_gate, flat_up, scales_of([projection]), *projection.tensors)
     return output.view(*gate.shape[:-1], -1)
 
 
-def _scales(projections: Sequence[Projection]) -> tuple[float, ...]:
+def scales_of(projections: Sequence[Projection]) -> tuple[float, ...]:
+    """The scale of each, which autograd need not know of."""
     return tuple(p.scale for p in projections)
 
 
@@ -90,7 +91,8 @@ def _tensors(projections: Sequence[Projection]) -> list[Tensor | None]:
     return [t for p in projections for t in p.tensors]
 
 
-def _unflatten(tensors: Sequence[Tensor | None], scales: Sequence[float]) -> list[Projection]:
+def unflatten(tensors: Sequence[Tensor | None], scales: Sequence[float]) -> list[Projection]:
+    """Projections from their tensors side by side, as they travel through autograd."""
     made = []
     for i, scale in enumerate(scales):
         weight, bias, down, up = tensors[4 * i : 4 * i + 4]
@@ -99,7 +101,7 @@ def _unflatten(tensors: Sequence[Tensor | None], scales: Sequence[float]) -> lis
     return made
 
 
-class _Maps:
+class Maps:
     """The products of some projections of one input, forward and backward."""
 
     def __init__(self, projections: list[Projection], dtype: torch.dtype) -> None:
@@ -164,7 +166,7 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scales: tuple[float, ...], *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        outputs, inner = _Maps(_unflatten(tensors, scales), x.dtype).forward(x)
+        outputs, inner = Maps(unflatten(tensors, scales), x.dtype).forward(x)
         ctx.scales = scales
         ctx.save_for_backward(x, inner, *tensors)
         return tuple(outputs)
@@ -173,7 +175,7 @@ class _Project(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, inner, *tensors = ctx.saved_tensors
-        maps = _Maps(_unflatten(tensors, ctx.scales), x.dtype)
+        maps = Maps(unflatten(tensors, ctx.scales), x.dtype)
         low = maps.low_gradient(upstream)
         grads = maps.gradients(x, inner, upstream, low, ctx.needs_input_grad[2:])
         return maps.input_gradient(upstream, low) if ctx.needs_input_grad[0] else None, None, *grads
@@ -191,7 +193,7 @@ class _NormAndProject(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         eps, offset, scales = settings
         total, y, rstd = rms_norm(x, delta, weight, eps, offset)
-        outputs, inner = _Maps(_unflatten(tensors, scales), x.dtype).forward(y)
+        outputs, inner = Maps(unflatten(tensors, scales), x.dtype).forward(y)
         ctx.settings, ctx.added = settings, delta is not None
         ctx.save_for_backward(total, rstd, weight, inner, *tensors)
         return (total if delta is not None else total.view_as(total), *outputs)
@@ -201,7 +203,7 @@ class _NormAndProject(torch.autograd.Function):
     def backward(ctx: Any, through: Tensor | None, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         total, rstd, weight, inner, *tensors = ctx.saved_tensors
         eps, offset, scales = ctx.settings
-        maps = _Maps(_unflatten(tensors, scales), total.dtype)
+        maps = Maps(unflatten(tensors, scales), total.dtype)
         y = rms_norm_again(total, weight, rstd, eps, offset)
         low = maps.low_gradient(upstream)
         grads = maps.gradients(y, inner, upstream, low, ctx.needs_input_grad[4:])
@@ -217,7 +219,7 @@ class _NormAndProject(torch.autograd.Function):
 class _GateAndProject(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, scales: tuple[float, ...], *tensors: Tensor | None) -> Tensor:
-        outputs, inner = _Maps(_unflatten(tensors, scales), gate.dtype).forward(swiglu(gate, up))
+        outputs, inner = Maps(unflatten(tensors, scales), gate.dtype).forward(swiglu(gate, up))
         ctx.scales = scales
         ctx.save_for_backward(gate, up, inner, *tensors)
         return outputs[0]
@@ -226,7 +228,7 @@ class _GateAndProject(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gate, up, inner, *tensors = ctx.saved_tensors
-        maps = _Maps(_unflatten(tensors, ctx.scales), gate.dtype)
+        maps = Maps(unflatten(tensors, ctx.scales), gate.dtype)
         needs = ctx.needs_input_grad[3:]
         low = maps.low_gradient([upstream])
         # made again only where a gradient reads it

@@ -224,7 +224,8 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
         loaded.classifier.to(device)
     layout = settle_layout(config, loaded)
     attached = attach(loaded.model, config.adapter, seed=config.seed)
-    fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
+    with precision.context(device):
+        fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
     if config.train.gradient_checkpointing:
         checkpoint_activations(loaded.model, selective=config.train.gradient_checkpointing == "selective")
     setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused)

@@ -49,6 +49,37 @@ static inline float fast_exp(float x) {
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 
+/* Dropout: number `column` of the row that `key` stands for is kept if its hash reaches the threshold, rate * 2^32. The
+   mask is a function of seed and place, so the backward pass makes it again, whatever thread works where. */
+typedef struct {
+    uint32_t threshold, low, high; /* threshold 0: nothing is dropped; the seed in two halves */
+    float grown;                   /* 1 / (1 - rate) */
+} Dropout;
+
+static inline uint32_t mix(uint32_t x) {
+    x ^= x >> 16;
+    x *= 0x7FEB352Du;
+    x ^= x >> 15;
+    x *= 0x846CA68Bu;
+    return x ^ x >> 16;
+}
+
+#define STEP 0x9E3779B9u
+static inline uint32_t row_key(const Dropout *d, uint32_t row) { return mix(d->low ^ mix(row * STEP + d->high)); }
+static inline float kept(const Dropout *d, uint32_t key, uint32_t column) {
+    return mix(key + column * STEP) >= d->threshold ? d->grown : 0.0f;
+}
+
+/* erf to 1.5e-7 (Abramowitz & Stegun, 7.1.26), from e = exp(-x^2). */
+static inline float erf_from(float x, float e) {
+    float t = 1.0f / fmaf(0.3275911f, fabsf(x), 1.0f);
+    float p = fmaf(t, 1.061405429f, -1.453152027f);
+    p = fmaf(p, t, 1.421413741f);
+    p = fmaf(p, t, -0.284496736f);
+    p = fmaf(p, t, 0.254829592f);
+    return copysignf(1.0f - p * t * e, x);
+}
+
 #define PARALLEL_ROWS _Pragma("omp parallel for schedule(static)")
 #define CAT_(a, b) a##_##b
 #define CAT(a, b) CAT_(a, b)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,27 @@ from burnish.ops.native.library import library
 
 _SUFFIX = {torch.bfloat16: "bf16", torch.float32: "f32"}
 _WIDEST_HEAD = 256
+
+
+class Drop(NamedTuple):
+    """Dropout of a kernel: a rate, and the seed that its mask is a function of, with the place of each number."""
+
+    rate: float = 0.0
+    seed: int = 0
+
+
+NO_DROP = Drop()
+
+
+class _Dropout(ctypes.Structure):
+    """``Dropout`` of common.h."""
+
+    _fields_ = [*((name, ctypes.c_uint32) for name in ("threshold", "low", "high")), ("grown", ctypes.c_float)]
+
+    @classmethod
+    def of(cls, drop: Drop) -> _Dropout:
+        threshold = min(2**32 - 1, round(drop.rate * 2**32))
+        return cls(threshold, drop.seed & 0xFFFFFFFF, drop.seed >> 32 & 0xFFFFFFFF, 1 / (1 - drop.rate))
 
 
 class _Shape(ctypes.Structure):
@@ -28,7 +50,13 @@ class _Shape(ctypes.Structure):
         ("causal", ctypes.c_long),
         ("window", ctypes.c_long),
         ("scale", ctypes.c_float),
+        ("dropout", _Dropout),
     ]
+
+
+def new_drop(rate: float) -> Drop:
+    """Dropout of this rate with a seed from PyTorch's generator, which the loop seeds anew in every update."""
+    return Drop(rate, int(torch.randint(2**62, ()))) if rate else NO_DROP
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -113,6 +141,47 @@ def rotate_(x_TD: Tensor, cosine_TE: Tensor, sine_TE: Tensor, width: int, sign: 
     return x_TD
 
 
+def layer_norm(
+    x_ND: Tensor, residual_ND: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, drop: Drop
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``s = residual + dropout(x)``, its layer norm, and the mean and 1 / deviation of every row."""
+    rows, width = x_ND.shape
+    total, y = torch.empty_like(x_ND), torch.empty_like(x_ND)
+    mean, rstd = torch.empty(rows, dtype=torch.float32), torch.empty(rows, dtype=torch.float32)
+    # fmt: off
+    _call("layer_norm_forward", x_ND, *map(_at, (x_ND, residual_ND, weight_D, bias_D, total, y, mean, rstd)), rows,
+          width, ctypes.c_float(eps), ctypes.byref(_Dropout.of(drop)))
+    # fmt: on
+    return total, y, mean, rstd
+
+
+def layer_norm_gradient(
+    upstream: Tensor, total_ND: Tensor, weight_D: Tensor, mean_N: Tensor, rstd_N: Tensor, drop: Drop
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the residual; one tensor where nothing is dropped."""
+    grad = torch.empty_like(total_ND)
+    inner = torch.empty_like(total_ND) if drop.rate else None
+    # fmt: off
+    _call("layer_norm_backward", total_ND, *map(_at, (upstream, total_ND, weight_D, mean_N, rstd_N, grad, inner)),
+          *total_ND.shape, ctypes.byref(_Dropout.of(drop)))
+    # fmt: on
+    return inner if inner is not None else grad, grad
+
+
+def gelu(x_NF: Tensor) -> Tensor:
+    """``x Phi(x)``."""
+    out = torch.empty_like(x_NF)
+    _call("gelu_forward", x_NF, _at(x_NF), _at(out), *x_NF.shape)
+    return out
+
+
+def gelu_gradient(upstream: Tensor, x_NF: Tensor) -> Tensor:
+    """Gradient of x."""
+    out = torch.empty_like(x_NF)
+    _call("gelu_backward", x_NF, _at(upstream), _at(x_NF), _at(out), *x_NF.shape)
+    return out
+
+
 def softmax_gradient_(logits_CV: Tensor, labels_C: Tensor, *, gradient: bool) -> Tensor:
     """Losses [C]; the logits are overwritten with ``softmax - onehot`` if ``gradient``. A label below 0 gives zeros."""
     losses = torch.empty(logits_CV.shape[0], dtype=torch.float32)
@@ -129,13 +198,14 @@ def attention(
     causal: bool,
     scale: float,
     window: int | None,
+    drop: Drop = NO_DROP,
 ) -> tuple[Tensor, Tensor]:
     """Attention within each row of a pack: output [T, H, E], and the log of the softmax's sums [H, T]."""
     tokens, heads, width = query_THE.shape
     output = query_THE.new_empty(tokens, heads, width)
     logsum = torch.empty(heads, tokens, dtype=torch.float32)
     offsets = _offsets(lengths)
-    shape = _shape(query_THE, key_TKE, value_TKE, output, causal, scale, window)
+    shape = _shape(query_THE, key_TKE, value_TKE, output, causal, scale, window, drop)
     # fmt: off
     _call("attention_forward", None, _at(query_THE), _at(key_TKE), _at(value_TKE), _at(output), _at(logsum),
           _at(offsets), len(lengths), ctypes.byref(shape))
@@ -151,6 +221,7 @@ def attention_gradient(
     causal: bool,
     scale: float,
     window: int | None,
+    drop: Drop = NO_DROP,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what ``attention`` took and gave: query, key, value, logsum."""
     query, key, value, logsum = saved
@@ -159,7 +230,7 @@ def attention_gradient(
     if any(g.stride() != t.stride() for g, t in zip(grads, (query, key, value), strict=True)):
         raise ValueError("attention tensors with gaps or overlaps: make them contiguous")
     offsets = _offsets(lengths)
-    shape = _shape(query, key, value, upstream, causal, scale, window)
+    shape = _shape(query, key, value, upstream, causal, scale, window, drop)
     # fmt: off
     _call("attention_backward", None, _at(query), _at(key), _at(value), _at(upstream), _at(logsum), *map(_at, grads),
           _at(offsets), len(lengths), ctypes.byref(shape))
@@ -171,9 +242,13 @@ def _offsets(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
 
 
-def _shape(q: Tensor, k: Tensor, v: Tensor, o: Tensor, causal: bool, scale: float, window: int | None) -> _Shape:
+def _shape(
+    q: Tensor, k: Tensor, v: Tensor, o: Tensor, causal: bool, scale: float, window: int | None, drop: Drop
+) -> _Shape:
     strides = [s for t in (q, k, v, o) for s in t.stride()[:2]]
-    return _Shape(q.shape[1], k.shape[1], q.shape[2], q.shape[0], *strides, int(causal), window or 0, scale)
+    return _Shape(
+        q.shape[1], k.shape[1], q.shape[2], q.shape[0], *strides, int(causal), window or 0, scale, _Dropout.of(drop)
+    )
 
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p:
