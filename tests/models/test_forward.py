@@ -11,6 +11,7 @@ from transformers import AttentionInterface, BertConfig, BertForMaskedLM, PreTra
 
 from burnish.core.errors import UserError
 from burnish.core.types import Batch
+from burnish.models import forward
 from burnish.models.attention import NAME, use_packed_attention
 from burnish.models.forward import hidden_states, is_causal, packing_mode, supports_packing
 from tests.models.architectures import CAUSAL, SEGMENTS, SEQ2SEQ, build, ids
@@ -121,6 +122,7 @@ def test_only_the_given_instance_is_changed() -> None:
 
 def test_packs_make_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     """SDPA gets no mask at all for rows shorter than the window, and [n, n] ones at most for longer rows."""
+    monkeypatch.setattr(forward, "PACK_MULTIPLE", {})  # a filling row would be one more
     seen: list[Tensor | None] = []
     kernel = torch.nn.functional.scaled_dot_product_attention
 
@@ -137,6 +139,24 @@ def test_packs_make_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen) == 2 * 2 * len(LENGTHS)
     assert max(mask.shape[-1] for mask in seen if mask is not None) == max(LENGTHS)
     assert seen[: 2 * len(LENGTHS)] == [None] * 2 * len(LENGTHS)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2"])
+def test_packs_are_filled_and_cut_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backbone sees a multiple of 32 tokens, the caller the tokens of the batch, with the values of the bare pack."""
+    model = build(name)
+    supports_packing(model)
+    batch, widths = pack(rows()), []
+    handle = model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    filled = hidden_states(model, batch)
+    monkeypatch.setattr(forward, "PACK_MULTIPLE", {})
+    bare = hidden_states(model, batch)
+    handle.remove()
+    length = batch["input_ids"].shape[1]
+    assert widths == [-(-length // 32) * 32, length] and filled.shape == bare.shape == (1, length, filled.shape[-1])
+    torch.testing.assert_close(filled, bare, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bloom", "t5", "bart"])

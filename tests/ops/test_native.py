@@ -161,6 +161,74 @@ def test_attention(lengths: list[int], causal: bool, window: int | None, shape: 
 
 
 @needs_attention
+def test_attention_with_dropout() -> None:
+    """The mask is read off the output for V = 1 at one key each; with it, output and gradients are those of float64.
+
+    A query of row i over keys j gives sum_j m_ij p_ij v_j. With v = e_j that is m_ij p_ij itself, so three products of a
+    width of 16 with unit vectors show every m_ij; p is known, hence m is 0 or 1 / (1 - rate).
+    """
+    n, width, rate = 16, 16, 0.3
+    q, k = (made(n, 1, width, dtype=torch.bfloat16, seed=i) for i in range(2))
+    drop = kernels.Drop(rate, 12345678901)
+    options = {"causal": False, "scale": 0.25, "window": None}
+    unit = torch.eye(n, width, dtype=torch.bfloat16)[:, None]
+    shown = kernels.attention(q, k, unit, [n], **options, drop=drop)[0][:, 0].double()
+    p = (q[:, 0].double() @ k[:, 0].double().T * 0.25).softmax(-1)
+    mask = (shown > 0.5 * p).double() / (1 - rate)
+    close(shown, p * mask, 0.01)
+    assert 0.55 < float((mask > 0).double().mean()) < 0.85  # 256 draws of 0.7: five standard deviations are 0.14
+    v, up = (made(n, 1, width, dtype=torch.bfloat16, seed=i) for i in (2, 3))
+    wide = [t[:, 0].double().requires_grad_() for t in (q, k, v)]
+    truth = ((wide[0] @ wide[1].T * 0.25).softmax(-1) * mask) @ wide[2]
+    truth.backward(up[:, 0].double())
+    output, logsum = kernels.attention(q, k, v, [n], **options, drop=drop)
+    close(output[:, 0], truth.detach(), 0.01)
+    for found, w in zip(
+        kernels.attention_gradient(up, (q, k, v, logsum), [n], **options, drop=drop), wide, strict=True
+    ):
+        assert w.grad is not None
+        close(found[:, 0], w.grad, 0.02)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("dtype", "tolerance"), FORMATS)
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_layer_norm(dtype: torch.dtype, tolerance: float, rate: float) -> None:
+    """s, y and both gradients from float64 over the mask that s - residual shows."""
+    x, residual, w, b, dy = (made(5, 41, dtype=dtype, seed=i) for i in range(5))
+    drop = kernels.Drop(rate, 7)
+    total, y, mean, rstd = kernels.layer_norm(x, residual, w[0].contiguous(), b[0].contiguous(), 1e-5, drop)
+    mask = torch.ones(5, 41, dtype=torch.float64)
+    if rate:
+        mask = ((total.double() - residual.double()).abs() > 0.5 * x.double().abs()) / (1 - rate)
+        assert 0.55 < float((mask > 0).double().mean()) < 0.95
+    wide = [t.double().requires_grad_() for t in (x, residual)]
+    s = wide[1] + wide[0] * mask
+    close(total, s.detach(), 2 * tolerance)
+    exact = total.double().requires_grad_()
+    truth = F.layer_norm(exact, (41,), w[0].double(), b[0].double(), 1e-5)
+    truth.backward(dy.double())
+    close(y, truth.detach(), 2 * tolerance)
+    grad_x, grad_residual = kernels.layer_norm_gradient(dy, total, w[0].contiguous(), mean, rstd, drop)
+    assert exact.grad is not None
+    close(grad_residual, exact.grad, 2 * tolerance)
+    close(grad_x, exact.grad * mask, 3 * tolerance)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("dtype", "tolerance"), FORMATS)
+def test_gelu(dtype: torch.dtype, tolerance: float) -> None:
+    """x Phi(x) and its slope from float64, from -30 to 30."""
+    x, dy = torch.linspace(-30, 30, 4 * 333).view(4, 333).to(dtype), made(4, 333, dtype=dtype)
+    wide = x.double().requires_grad_()
+    truth = F.gelu(wide)
+    truth.backward(dy.double())
+    assert wide.grad is not None
+    assert float((kernels.gelu(x).double() - truth.detach()).abs().max()) <= 30 * tolerance
+    close(kernels.gelu_gradient(dy, x), wide.grad, 4 * tolerance)
+
+
+@needs_attention
 def test_attention_takes_tensors_as_they_lie() -> None:
     """Heads before tokens, as models hold them, give the numbers of tokens before heads."""
     q, k, v = (made(70, n, 64, dtype=torch.bfloat16, seed=n) for n in (4, 2, 2))
