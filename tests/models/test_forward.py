@@ -143,7 +143,7 @@ def test_packs_make_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2"])
 def test_packs_are_filled_and_cut_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backbone sees a multiple of 32 tokens, the caller the tokens of the batch, with the values of the bare pack."""
+    """The backbone sees a multiple of 32 tokens, the caller those of the batch, with the values of the bare pack."""
     model = build(name)
     supports_packing(model)
     batch, widths = pack(rows()), []

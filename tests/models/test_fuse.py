@@ -127,12 +127,15 @@ needs_kernels = pytest.mark.skipif(
 
 @needs_kernels
 def test_bert_is_no_further_from_float32_than_its_own_layers() -> None:
-    """Values and gradients in bf16: the fused layers' error against fp32 is at most 1.5 times the plain ones'."""
+    """Values and gradients in bf16: the fused layers' error against fp32 is at most 1.5 times the plain ones'.
+
+    The gradient of a key's bias is zero by the softmax's invariance, so that nothing can be said relative to it.
+    """
     model = bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
     exact = bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).float().train()
     assert use_packed_attention(model) and use_packed_attention(exact)
     assert supports_packing(model) and supports_packing(exact)
-    names = [n for n, _ in model.named_parameters() if "encoder" in n]
+    names = [n for n, _ in model.named_parameters() if "encoder" in n and "key.bias" not in n]
     truth = outcome(exact, [exact.get_parameter(n) for n in names])
     plain = outcome(model, [model.get_parameter(n) for n in names])
     assert fuse(model) == 2
