@@ -39,8 +39,8 @@ def kernels() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
             pointers = dict.fromkeys(("x_ptr", "w_ptr", "dy_ptr", "through_ptr", "dx_ptr"), x)
             rest = {"r_ptr": "*fp32", "dw_ptr": "*fp32", **sizes, "rows": "i32", "share": "i32"}
             for added in (True, False):
-                forms = {"NEEDS_WEIGHT": one, "THROUGH": added}
-                yield rms_norm._backward, {**pointers, **rest}, {**constants, **forms}
+                chosen = {"NEEDS_WEIGHT": one, "THROUGH": added}
+                yield rms_norm._backward, {**pointers, **rest}, {**constants, **chosen}
     for x, transposed in product(FORMATS, (True, False)):
         pointers = dict.fromkeys(("x_ptr", "y_ptr", "cos_ptr", "sin_ptr"), x)
         others = [n for n in rotary._rotate.arg_names if n not in pointers and n.islower()]

@@ -110,7 +110,8 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return *gradient(upstream, *ctx.saved_tensors, ctx.activation), None
+        gate, up = ctx.saved_tensors
+        return *gradient(upstream, gate, up, ctx.activation), None
 
 
 def _grid(tensor: Tensor) -> tuple[int]:
