@@ -149,7 +149,8 @@ def ours(shape: Shape, method: str, tokens: int, steps: int, device: torch.devic
     if not supports_packing(model):
         raise RuntimeError(f"rows of `{shape.kind}` models cannot be packed")
     attached = attach(model, FullConfig() if full else LoraConfig(rank=16))
-    fuse(model, projection_of)
+    with precision.context(device):
+        fuse(model, projection_of)
     if recomputes:
         checkpoint_activations(model, selective=recomputes == "selective")
     if device.type == "cuda":
