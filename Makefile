@@ -23,14 +23,14 @@ test-fast: $(VENV)/.dev ## The tests without the ones that use a real model
 	$(BIN)/python -m pytest -m "not slow"
 
 check: $(VENV)/.dev ## Lint, types and the architecture, in under a minute
-	$(BIN)/ruff check src tests tools
-	$(BIN)/ruff format --check src tests tools
+	$(BIN)/ruff check src tests tools bench
+	$(BIN)/ruff format --check src tests tools bench
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/architecture
 
 format: $(VENV)/.dev ## Format the code
-	$(BIN)/ruff format src tests tools
-	$(BIN)/ruff check --fix src tests tools
+	$(BIN)/ruff format src tests tools bench
+	$(BIN)/ruff check --fix src tests tools bench
 
 soak: $(VENV)/.dev ## The long tests: a hundred kills, a hundred thousand damaged inputs (about twenty minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -m tests.trust.kill --kills 100

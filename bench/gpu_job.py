@@ -15,11 +15,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Co
 
 from burnish.adapters.attach import Attached, attach
 from burnish.adapters.full import FullConfig
-from burnish.adapters.lora import LoraConfig
+from burnish.adapters.lora import LoraConfig, projection_of
 from burnish.core.events import Event, Stepped
 from burnish.core.types import Batch
 from burnish.data.batches import BatchConfig
 from burnish.models.forward import supports_packing
+from burnish.models.fuse import fuse
 from burnish.models.head import head_of
 from burnish.models.recompute import checkpoint_activations
 from burnish.objectives.context import ModelContext
@@ -148,6 +149,8 @@ def ours(shape: Shape, method: str, tokens: int, steps: int, device: torch.devic
     if not supports_packing(model):
         raise RuntimeError(f"rows of `{shape.kind}` models cannot be packed")
     attached = attach(model, FullConfig() if full else LoraConfig(rank=16))
+    with precision.context(device):
+        fuse(model, projection_of)
     if recomputes:
         checkpoint_activations(model, selective=recomputes == "selective")
     if device.type == "cuda":

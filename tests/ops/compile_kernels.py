@@ -32,12 +32,15 @@ def kernels() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
     for x, rounded in product(FORMATS, (True, False)):
         sizes = {"width": "i32", "offset": "fp32"}
         constants = {"ROUND": rounded, "BLOCK": 4096}
-        pointers = {"x_ptr": x, "w_ptr": "*fp32", "y_ptr": x, "r_ptr": "*fp32"}
-        yield rms_norm._forward, {**pointers, **sizes, "eps": "fp32"}, constants
-        for needs in (True, False):
-            pointers = {"x_ptr": x, "w_ptr": x, "r_ptr": "*fp32", "dy_ptr": x, "dx_ptr": x, "dw_ptr": "*fp32"}
-            rest = {**sizes, "rows": "i32", "share": "i32"}
-            yield rms_norm._backward, {**pointers, **rest}, {**constants, "NEEDS_WEIGHT": needs}
+        for one in (True, False):  # with the weight's gradient or without, and with what is added or without
+            pointers = dict.fromkeys(("x_ptr", "delta_ptr", "total_ptr", "y_ptr"), x)
+            pointers |= {"w_ptr": "*fp32", "r_ptr": "*fp32"}
+            yield rms_norm._forward, {**pointers, **sizes, "eps": "fp32"}, {**constants, "ADDED": one}
+            pointers = dict.fromkeys(("x_ptr", "w_ptr", "dy_ptr", "through_ptr", "dx_ptr"), x)
+            rest = {"r_ptr": "*fp32", "dw_ptr": "*fp32", **sizes, "rows": "i32", "share": "i32"}
+            for added in (True, False):
+                chosen = {"NEEDS_WEIGHT": one, "THROUGH": added}
+                yield rms_norm._backward, {**pointers, **rest}, {**constants, **chosen}
     for x, transposed in product(FORMATS, (True, False)):
         pointers = dict.fromkeys(("x_ptr", "y_ptr", "cos_ptr", "sin_ptr"), x)
         others = [n for n in rotary._rotate.arg_names if n not in pointers and n.islower()]

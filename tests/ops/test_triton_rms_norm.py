@@ -78,3 +78,28 @@ def test_a_frozen_weight_gets_no_gradient_and_any_layout_is_taken() -> None:
 def test_a_weight_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a weight"):
         interpreted("rms_norm").rms_norm(draw(2, 8), draw(4), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", PROMISED)
+@pytest.mark.parametrize("needs_weight", [True, False])
+def test_a_delta_is_added_first_and_another_gradient_last(
+    dtype: torch.dtype, needs_weight: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``s = x + delta`` as PyTorch rounds it; with L = <u, norm(s)> + <t, s>, dL/ds in float64."""
+    room = interpreted("rms_norm")
+    monkeypatch.setattr(room, "PROGRAMS", 2)
+    x, delta, weight = (draw(*shape, dtype=dtype, seed=i).detach() for i, shape in enumerate(((5, 12), (5, 12), (12,))))
+    upstream, through = draw(5, 12, dtype=dtype, seed=4).detach(), draw(5, 12, dtype=dtype, seed=5).detach()
+    total, found, root = room.forward(x, delta, weight, 1e-5)
+    unit = torch.finfo(dtype).eps if dtype == torch.bfloat16 else 0.0  # the interpreter cuts bf16 off, a card rounds it
+    torch.testing.assert_close(total, x + delta, rtol=unit, atol=0)
+    assert torch.equal(room.forward(total, None, weight, 1e-5)[1], found)  # made again, to the bit
+    total64, weight64 = exact(total.requires_grad_(), weight.requires_grad_())
+    expected = by_hand(total64, weight64, 1e-5, 0.0)
+    torch.autograd.backward((expected, total64), (upstream.double(), through.double()))
+    grad, grad_weight = room.gradient(upstream, total, weight, root, through, 0.0, needs_weight)
+    assert_near(found, expected, PROMISED[dtype])
+    assert_near(grad, total64.grad, PROMISED[dtype])
+    assert (grad_weight is not None) == needs_weight
+    if needs_weight:
+        assert_near(grad_weight, weight64.grad, PROMISED[dtype])

@@ -8,6 +8,12 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 
+import torch
+from torch import Tensor
+
+TRITON_FORMATS = (torch.bfloat16, torch.float16, torch.float32)
+"""What the kernels for element by element work take; float64 would lose its digits in their fp32."""
+
 
 @lru_cache(maxsize=1)
 def has_triton() -> bool:
@@ -26,3 +32,10 @@ def triton_kernel(file: str, name: str) -> Callable[..., Any] | None:
         name: Name of the function in it.
     """
     return getattr(importlib.import_module(f"burnish.ops.triton.{file}"), name) if has_triton() else None
+
+
+def fitting_kernel(file: str, name: str, *tensors: Tensor) -> Callable[..., Any] | None:
+    """``triton_kernel`` where all tensors are of one format that it takes, else None."""
+    dtype = tensors[0].dtype
+    fits = dtype in TRITON_FORMATS and all(t.dtype == dtype and t.device == tensors[0].device for t in tensors)
+    return triton_kernel(file, name) if fits else None

@@ -2,7 +2,7 @@
 
 Autograd keeps the input of every operation. Here a map keeps what its input was made from and makes it again in the
 backward pass, the gradients of maps that share an input are summed by the products themselves, and the element by
-element parts run in compiled kernels where there are any (`ops/native`).
+element parts run in kernels where there are any (`ops/elementwise`).
 
 Shapes: N positions, I inner and O outer width of a map, R rank, F width of a gate.
 """
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from burnish.ops.native import kernels
+from burnish.ops.elementwise import rms_norm, rms_norm_again, rms_norm_gradient, swiglu, swiglu_gradient, wide
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Maps:
             if needed[4 * i]:
                 found[4 * i] = (upstream[i].t() @ x).to(p.weight.dtype)
             if needed[4 * i + 1] and p.bias is not None:
-                found[4 * i + 1] = upstream[i].sum(0, dtype=_wide(x)).to(p.bias.dtype)
+                found[4 * i + 1] = upstream[i].sum(0, dtype=wide(x)).to(p.bias.dtype)
         return found
 
 
@@ -211,8 +211,7 @@ class _NormAndProject(torch.autograd.Function):
         if not (needs_x or needs_delta or needs_weight):
             return None, None, None, None, *grads
         inward = maps.input_gradient(upstream, low)
-        grad_weight = norm_weight_gradient(inward, total, rstd, weight) if needs_weight else None
-        grad = rms_norm_gradient(inward, total, weight, rstd, through, offset)
+        grad, grad_weight = rms_norm_gradient(inward, total, weight, rstd, through, offset, needs_weight)
         return grad if needs_x else None, grad if needs_delta else None, grad_weight, None, *grads
 
 
@@ -235,62 +234,3 @@ class _GateAndProject(torch.autograd.Function):
         x = swiglu(gate, up) if any(needs) else gate
         grads = maps.gradients(x, inner, [upstream], low, needs)
         return *swiglu_gradient(maps.input_gradient([upstream], low), gate, up), None, *grads
-
-
-def rms_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, offset: float) -> tuple[Tensor, ...]:
-    """``s = x + delta``, its norm, and 1 / rms [N] in fp32."""
-    if kernels.usable(x, weight):
-        return kernels.rms_norm(x.contiguous(), delta.contiguous() if delta is not None else None, weight, eps, offset)
-    total = x if delta is None else x + delta
-    wide = total.to(_wide(total))
-    rstd = torch.rsqrt(wide.pow(2).mean(-1) + eps)
-    return total, rms_norm_again(total, weight, rstd, eps, offset), rstd
-
-
-def rms_norm_again(total: Tensor, weight: Tensor, rstd: Tensor, eps: float, offset: float) -> Tensor:
-    """The norm of ``total`` as ``rms_norm`` gave it."""
-    if kernels.usable(total, weight):
-        return kernels.rms_norm_apply(total, weight, eps, offset)
-    normed = (total.to(_wide(total)) * rstd[:, None]).to(total.dtype)
-    return normed * (weight + offset if offset else weight)
-
-
-def rms_norm_gradient(
-    upstream: Tensor, total: Tensor, weight: Tensor, rstd: Tensor, through: Tensor | None, offset: float
-) -> Tensor:
-    """``rstd (g - n mean(g n))`` with ``g = dy (offset + w)`` and ``n = s rstd``; ``through`` is added."""
-    through = through.contiguous() if through is not None else None
-    if kernels.usable(total, weight):
-        return kernels.rms_norm_gradient(upstream, total, weight, rstd, through, offset)
-    wide = _wide(total)
-    g, n = upstream.to(wide) * (weight.to(wide) + offset), total.to(wide) * rstd[:, None]
-    grad = rstd[:, None] * (g - n * (g * n).mean(-1, keepdim=True))
-    return (grad if through is None else grad + through.to(wide)).to(total.dtype)
-
-
-def norm_weight_gradient(upstream: Tensor, total: Tensor, rstd: Tensor, weight: Tensor) -> Tensor:
-    """``sum_n dy_n n_n`` in fp32."""
-    wide = _wide(total)
-    normed = (total.to(wide) * rstd[:, None]).to(total.dtype)
-    return (upstream.to(wide) * normed.to(wide)).sum(0).to(weight.dtype)
-
-
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """``silu(gate) * up``."""
-    if kernels.usable(gate, up) and gate.stride() == up.stride():
-        return kernels.swiglu(gate, up)
-    return F.silu(gate) * up
-
-
-def swiglu_gradient(upstream: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of gate and up."""
-    if kernels.usable(gate, up, upstream) and gate.is_contiguous() and up.is_contiguous():
-        return kernels.swiglu_gradient(upstream.contiguous(), gate, up)
-    wide = _wide(gate)
-    g, u, d = gate.to(wide), up.to(wide), upstream.to(wide)
-    s = torch.sigmoid(g)
-    return (d * u * s * (1 + g * (1 - s))).to(gate.dtype), (d * g * s).to(up.dtype)
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

@@ -1,18 +1,23 @@
-"""Rotary position embedding and attention of a pack as one operation, where a compiled kernel can take it.
+"""Rotary position embedding and attention of a pack: one compiled kernel where it can be, else one after the other.
 
 Shapes: T tokens of the pack, H query heads, K key and value heads, E head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from burnish.ops.attention import packed_attention
+from burnish.ops.kernels import fitting_kernel
 from burnish.ops.native import kernels
+
+_ROTARY: dict[str, Callable[..., Callable[..., Any] | None]] = {"cuda": partial(fitting_kernel, "rotary", "rotary")}
+"""By device: finds the kernel that turns queries and keys like these; it knows its gradient."""
 
 
 class Setting(NamedTuple):
@@ -56,8 +61,16 @@ def rotary_attention(
         return _RotaryAttention.apply(query, key, value, cosine, sine, setting)
     q, k, v = (t.view(1, t.shape[0], -1, setting.width).transpose(1, 2) for t in (query, key, value))
     options: dict[str, Any] = {"causal": setting.causal, "scaling": setting.scale, "sliding_window": setting.window}
-    turned = rotated(q, cosine, sine), rotated(k, cosine, sine)
-    return packed_attention(*turned, v, setting.lengths, **options).reshape(query.shape[0], -1)
+    return packed_attention(*_turned(q, k, cosine, sine), v, setting.lengths, **options).reshape(query.shape[0], -1)
+
+
+def _turned(query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+    """Both [1, heads, T, E] and turned."""
+    device = query.device.type
+    kernel = _ROTARY[device](query, key, cosine, sine) if device in _ROTARY else None
+    if kernel is not None:
+        return kernel(query, key, cosine[None], sine[None])
+    return rotated(query, cosine, sine), rotated(key, cosine, sine)
 
 
 def rotated(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -97,11 +97,6 @@ def rms_norm(
     return total, y, rstd
 
 
-def rms_norm_apply(x_ND: Tensor, weight_D: Tensor, eps: float, offset: float) -> Tensor:
-    """``y`` alone, as ``rms_norm`` makes it, to the bit."""
-    return rms_norm(x_ND, None, weight_D, eps, offset)[1]
-
-
 def rms_norm_gradient(
     upstream: Tensor, x_ND: Tensor, weight_D: Tensor, rstd_N: Tensor, through: Tensor | None, offset: float
 ) -> Tensor:

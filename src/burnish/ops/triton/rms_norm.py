@@ -38,19 +38,85 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float, offset: float = 0.0) -> Te
     Raises:
         ValueError: The weight does not fit, or D is above 65,536.
     """
-    if weight_D.shape != x.shape[-1:] or x.shape[-1] > WIDEST:
-        raise ValueError(
-            f"a norm of rows {tuple(x.shape)} needs a weight [D], D <= {WIDEST}, not {tuple(weight_D.shape)}"
-        )
     return _RMSNorm.apply(x, weight_D, eps, offset)
 
 
+def forward(
+    x_ND: Tensor, delta_ND: Tensor | None, weight_D: Tensor, eps: float, offset: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``s = x + delta``, rounded to the format of x (x itself without a delta), and ``rms_norm`` of it; no gradient.
+
+    Returns:
+        s and its norm, [N, D], and r [N] in fp32.
+
+    Raises:
+        ValueError: The weight does not fit, or D is above 65,536.
+    """
+    rows, width = x_ND.shape
+    if weight_D.shape != (width,) or width > WIDEST:
+        raise ValueError(
+            f"a norm of rows {tuple(x_ND.shape)} needs a weight [D], D <= {WIDEST}, not {tuple(weight_D.shape)}"
+        )
+    x_ND, weight_D = x_ND.contiguous(), weight_D.contiguous()
+    total_ND = torch.empty_like(x_ND) if delta_ND is not None else x_ND
+    delta_ND = delta_ND.contiguous() if delta_ND is not None else x_ND  # without one it is not read
+    dtype = x_ND.dtype if offset else torch.promote_types(x_ND.dtype, weight_D.dtype)
+    output_ND = torch.empty_like(x_ND, dtype=dtype)
+    root_N = torch.empty(rows, dtype=torch.float32, device=x_ND.device)
+    with torch.cuda.device_of(x_ND):
+        if rows:
+            _forward[(rows,)](
+                x_ND, delta_ND, weight_D, total_ND, output_ND, root_N, width, eps, offset,
+                ADDED=total_ND is not x_ND, ROUND=not offset, BLOCK=triton.next_power_of_2(width),
+                num_warps=_warps(width),
+            )  # fmt: skip
+    return total_ND, output_ND, root_N
+
+
+def gradient(
+    upstream_ND: Tensor,
+    total_ND: Tensor,
+    weight_D: Tensor,
+    root_N: Tensor,
+    through_ND: Tensor | None = None,
+    offset: float = 0.0,
+    needs_weight: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of ``forward``'s s and, where it is needed, of the weight, from what it gave.
+
+    ``through``, the gradient that reaches s by other ways, is added before the gradient of s is rounded.
+    """
+    rows, width = total_ND.shape
+    # Without a weight to sum for, a program per row; with one, few programs, each with a sum of its own.
+    share = triton.cdiv(rows, PROGRAMS) if needs_weight else 1
+    programs = triton.cdiv(rows, max(share, 1))
+    total_ND, weight_D, upstream_ND = total_ND.contiguous(), weight_D.contiguous(), upstream_ND.contiguous()
+    dx_ND = torch.empty_like(total_ND)
+    dw = torch.empty(programs if needs_weight else 1, width, dtype=torch.float32, device=dx_ND.device)
+    passed_ND = through_ND.contiguous() if through_ND is not None else total_ND  # without one it is not read
+    with torch.cuda.device_of(dx_ND):
+        if rows:
+            _backward[(programs,)](
+                total_ND, weight_D, root_N, upstream_ND, passed_ND, dx_ND, dw, rows, width, offset, share,
+                ROUND=not offset, THROUGH=through_ND is not None, NEEDS_WEIGHT=needs_weight,
+                BLOCK=triton.next_power_of_2(width), num_warps=_warps(width),
+            )  # fmt: skip
+    return dx_ND, dw.sum(0).to(weight_D.dtype) if needs_weight else None
+
+
 @triton.jit
-def _forward(x_ptr, w_ptr, y_ptr, r_ptr, width, eps, offset, ROUND: tl.constexpr, BLOCK: tl.constexpr):
+def _forward(
+    x_ptr, delta_ptr, w_ptr, total_ptr, y_ptr, r_ptr, width, eps, offset,
+    ADDED: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
     x = tl.load(x_ptr + row * width + columns, mask=inside, other=0.0)
+    if ADDED:
+        delta = tl.load(delta_ptr + row * width + columns, mask=inside, other=0.0)
+        x = (x.to(tl.float32) + delta.to(tl.float32)).to(x.dtype)
+        tl.store(total_ptr + row * width + columns, x, mask=inside)
     wide = x.to(tl.float32)
     root = 1.0 / tl.sqrt(tl.sum(wide * wide, axis=0) / width + eps)
     tl.store(r_ptr + row, root)
@@ -63,8 +129,8 @@ def _forward(x_ptr, w_ptr, y_ptr, r_ptr, width, eps, offset, ROUND: tl.constexpr
 
 @triton.jit
 def _backward(
-    x_ptr, w_ptr, r_ptr, dy_ptr, dx_ptr, dw_ptr, rows, width, offset, share,
-    ROUND: tl.constexpr, NEEDS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,
+    x_ptr, w_ptr, r_ptr, dy_ptr, through_ptr, dx_ptr, dw_ptr, rows, width, offset, share,
+    ROUND: tl.constexpr, THROUGH: tl.constexpr, NEEDS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -80,6 +146,8 @@ def _backward(
         normal = x.to(tl.float32) * root
         g = dy * w
         dx = root * (g - normal * (tl.sum(g * normal, axis=0) / width))
+        if THROUGH:
+            dx += tl.load(through_ptr + row * width + columns, mask=inside, other=0.0).to(tl.float32)
         tl.store(dx_ptr + row * width + columns, dx.to(dx_ptr.dtype.element_ty), mask=inside)
         if NEEDS_WEIGHT:
             if ROUND:
@@ -93,18 +161,8 @@ def _backward(
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
-        flat_ND, weight = x.reshape(-1, x.shape[-1]).contiguous(), weight.contiguous()
-        rows, width = flat_ND.shape
-        dtype = x.dtype if offset else torch.promote_types(x.dtype, weight.dtype)
-        output = torch.empty_like(flat_ND, dtype=dtype)
-        root_N = torch.empty(rows, dtype=torch.float32, device=x.device)
-        with torch.cuda.device_of(x):
-            if rows:
-                _forward[(rows,)](
-                    flat_ND, weight, output, root_N, width, eps, offset,
-                    ROUND=not offset, BLOCK=triton.next_power_of_2(width), num_warps=_warps(width),
-                )  # fmt: skip
-        ctx.offset, ctx.shape = offset, x.shape
+        flat_ND, output, root_N = forward(x.reshape(-1, x.shape[-1]), None, weight, eps, offset)
+        ctx.offset = offset
         ctx.save_for_backward(flat_ND, weight, root_N)
         return output.view(x.shape)
 
@@ -112,22 +170,9 @@ class _RMSNorm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         flat_ND, weight, root_N = ctx.saved_tensors
-        rows, width = flat_ND.shape
         needs_weight = ctx.needs_input_grad[1]
-        # Without a weight to sum for, a program per row; with one, few programs, each with a sum of its own.
-        share = triton.cdiv(rows, PROGRAMS) if needs_weight else 1
-        programs = triton.cdiv(rows, max(share, 1))
-        dx = torch.empty_like(flat_ND)
-        dw = torch.empty(programs if needs_weight else 1, width, dtype=torch.float32, device=dx.device)
-        with torch.cuda.device_of(dx):
-            if rows:
-                _backward[(programs,)](
-                    flat_ND, weight, root_N, upstream.reshape(rows, width).contiguous(), dx, dw,
-                    rows, width, ctx.offset, share,
-                    ROUND=not ctx.offset, NEEDS_WEIGHT=needs_weight, BLOCK=triton.next_power_of_2(width),
-                    num_warps=_warps(width),
-                )  # fmt: skip
-        return dx.view(ctx.shape), dw.sum(0).to(weight.dtype) if needs_weight else None, None, None
+        dx, dw = gradient(upstream.reshape(flat_ND.shape), flat_ND, weight, root_N, None, ctx.offset, needs_weight)
+        return dx.view(upstream.shape), dw, None, None
 
 
 def _warps(width: int) -> int:

@@ -37,7 +37,29 @@ def gated(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
         )
     if activation not in ACTIVATIONS:
         raise ValueError(f"no kernel for the activation `{activation}`; there are {', '.join(ACTIVATIONS)}")
-    return _Gated.apply(gate, up, ACTIVATIONS[activation])
+    return _Gated.apply(gate, up, activation)
+
+
+def forward(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
+    """``act(gate) up``, without a gradient; the same shape and format for both, in any layout."""
+    gate, up = gate.contiguous(), up.contiguous()
+    output = torch.empty_like(gate)
+    with torch.cuda.device_of(gate):
+        if gate.numel():
+            _forward[_grid(gate)](gate, up, output, gate.numel(), KIND=ACTIVATIONS[activation], BLOCK=BLOCK)
+    return output
+
+
+def gradient(upstream: Tensor, gate: Tensor, up: Tensor, activation: str = "silu") -> tuple[Tensor, Tensor]:
+    """Gradients of gate and up, from that of ``forward``'s result."""
+    upstream, gate, up = upstream.contiguous(), gate.contiguous(), up.contiguous()
+    dgate, dup = torch.empty_like(gate), torch.empty_like(up)
+    with torch.cuda.device_of(gate):
+        if gate.numel():
+            _backward[_grid(gate)](
+                gate, up, upstream, dgate, dup, gate.numel(), KIND=ACTIVATIONS[activation], BLOCK=BLOCK
+            )
+    return dgate, dup
 
 
 @triton.jit
@@ -80,26 +102,16 @@ def _backward(gate_ptr, up_ptr, dy_ptr, dgate_ptr, dup_ptr, count, KIND: tl.cons
 
 class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, kind: int) -> Tensor:
-        gate, up = gate.contiguous(), up.contiguous()
-        output = torch.empty_like(gate)
-        with torch.cuda.device_of(gate):
-            if gate.numel():
-                _forward[_grid(gate)](gate, up, output, gate.numel(), KIND=kind, BLOCK=BLOCK)
-        ctx.kind = kind
+    def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+        ctx.activation = activation
         ctx.save_for_backward(gate, up)
-        return output
+        return forward(gate, up, activation)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
-        dgate, dup = torch.empty_like(gate), torch.empty_like(up)
-        with torch.cuda.device_of(gate):
-            if gate.numel():
-                upstream = upstream.contiguous()
-                _backward[_grid(gate)](gate, up, upstream, dgate, dup, gate.numel(), KIND=ctx.kind, BLOCK=BLOCK)
-        return dgate, dup, None
+        return *gradient(upstream, gate, up, ctx.activation), None
 
 
 def _grid(tensor: Tensor) -> tuple[int]:
