@@ -22,12 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from burnish.data.config import DataConfig
-from burnish.data.prepare import SPLITS, Prepared, prepare
+from burnish.data.prepare import Prepared, prepare
+from burnish.data.streams import SPLITS
 from tests.data import chats
 from tests.data.chats import talk, write_jsonl
 from tests.support.tiny import tiny_tokenizer
 
 FILE = Path(__file__).with_name("frozen_rows.json")
+SOURCE = ("format", "columns", "rows", "dropped_rows", "bad_bytes", "bad_byte_rows")
 WORDS = ("one", "two", "three", "wonderful", "terrible", "news", "day", "cat", "ü", "中", "the", "mat")
 
 
@@ -203,11 +205,12 @@ def record(result: Prepared, folder: Path) -> dict[str, Any]:
             }
             for name in SPLITS
         },
-        "sources": [[s["format"], s["columns"], s["rows"], s["dropped_rows"], s["bad_bytes"], s["bad_byte_rows"]] for s in summary["sources"]],
+        "sources": [[s[k] for k in SOURCE] for s in summary["sources"]],
         **{k: summary[k] for k in kept},
         "dropped": _digest(summary["dropped"]),
         "findings": [
-            [f.severity, f.code, f.what.replace(str(folder), "FOLDER"), _digest(dict(f.evidence))] for f in result.findings
+            [f.severity, f.code, f.what.replace(str(folder), "FOLDER"), _digest(dict(f.evidence))]
+            for f in result.findings
         ],
     }  # fmt: skip
 
