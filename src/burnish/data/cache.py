@@ -155,7 +155,10 @@ def keep(stored: Stored, partial: Path, key: str) -> bool:
         "findings": [finding.to_json() for finding in stored.findings],
         "summary": stored.summary,
     }
-    text = json.dumps(content)  # half characters, which file names can hold, are escaped
+    try:
+        text = json.dumps(content)  # half characters, which file names can hold, are escaped
+    except (TypeError, ValueError):
+        return False
     again = {split: [_example(values) for values in rows] for split, rows in json.loads(text)["examples"].items()}
     if again != stored.examples:
         return False
