@@ -139,6 +139,8 @@ def _partial_folder() -> Iterator[Path]:
 
 
 def _chunks_again(opened: Opened, chunk: int) -> Iterator[Converted]:
+    """One more pass over the training examples, of the same files as before."""
+    opened.refuse_changes()
     streams = [stream for stream in opened.streams() if stream.part == "train"]
     return chain.from_iterable(stream.chunks(chunk) for stream in streams)
 
