@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHOWN = 20
+_STRETCH = 1 << 16
 Hashes = NDArray[np.uint64]
 """[N, 2] 128 bits of each row."""
 Numbers = NDArray[np.int64]
@@ -67,11 +68,11 @@ def find_duplicates(rows: Hashes, prompts: Hashes, names: Sequence[str]) -> Dupl
         names: Names of the rows.
     """
     first = first_equal(rows)
-    is_copy = first != np.arange(len(rows))
+    is_copy = first != np.arange(len(rows), dtype=first.dtype)
     copies, unique = np.flatnonzero(is_copy), np.flatnonzero(~is_copy)
     shown = [(names[int(i)], names[int(first[i])]) for i in copies[:SHOWN]]
     del first, is_copy
-    asked = first_equal(prompts[unique])
+    asked = first_equal(prompts[unique] if len(copies) else prompts)
     sizes = np.bincount(asked, minlength=1)
     shared = np.flatnonzero(sizes > 1)
     groups = [np.flatnonzero(asked == prompt)[:SHOWN] for prompt in shared[:SHOWN]]
@@ -88,11 +89,7 @@ def find_duplicates(rows: Hashes, prompts: Hashes, names: Sequence[str]) -> Dupl
 
 def find_leaks(prompts: Hashes, held_out: Hashes, names: Sequence[str], held_out_names: Sequence[str]) -> Leaks:
     """Rows whose prompt is also in a held-out set, each with the first held-out row that has it."""
-    known = np.unique(held_out[:, 0])
-    if not len(known) or not len(prompts):
-        return Leaks(np.empty(0, np.int64), [])
-    place = np.minimum(np.searchsorted(known, prompts[:, 0]), len(known) - 1)
-    likely = np.flatnonzero(known[place] == prompts[:, 0])  # half of the hash is compared first: hardly any are left
+    likely = np.flatnonzero(_among(prompts[:, 0], np.unique(held_out[:, 0])))  # half of the hash leaves hardly any
     first = first_equal(np.concatenate([held_out, prompts[likely]]))[len(held_out) :]
     leaked = first < len(held_out)
     rows, sources = likely[leaked], first[leaked]
@@ -100,10 +97,20 @@ def find_leaks(prompts: Hashes, held_out: Hashes, names: Sequence[str], held_out
     return Leaks(rows, [(names[int(i)], held_out_names[int(j)]) for i, j in shown])
 
 
-def first_equal(hashes: Hashes) -> Numbers:
-    """[N] for every row the number of the first row with the same hash."""
+def _among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """[N] which values are among the known ones, which ascend; a stretch at a time, for searching takes memory."""
+    found = np.zeros(len(values), dtype=np.bool_)
+    for start in range(0, len(values) if len(known) else 0, _STRETCH):
+        some = values[start : start + _STRETCH]
+        place = np.minimum(np.searchsorted(known, some), len(known) - 1)
+        found[start : start + _STRETCH] = known[place] == some
+    return found
+
+
+def first_equal(hashes: Hashes) -> NDArray[np.uint32]:
+    """[N] for every row the number of the first row with the same hash. At the peak it takes 25 bytes per row."""
     count = len(hashes)
-    first = np.empty(count, dtype=np.int64)
+    first = np.empty(count, dtype=np.uint32)
     if not count:
         return first
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: of equal rows the first stays first
@@ -112,6 +119,8 @@ def first_equal(hashes: Hashes) -> Numbers:
         column = hashes[order, half]
         differs = column[1:] != column[:-1]
         new[1:] = differs if half == 0 else new[1:] | differs
-    starts = np.flatnonzero(new)
-    first[order] = np.repeat(order[starts], np.diff(starts, append=count))
+    del column, differs
+    group = np.cumsum(new, dtype=np.uint32)
+    group -= 1
+    first[order] = order[new].astype(np.uint32)[group]
     return first

@@ -144,6 +144,8 @@ class Selection:
     def _remove_leaks(self) -> None:
         """Compare each split with those that are measured on after it; the measured set keeps the row."""
         for part, other in (("validation", "test"), ("train", "validation"), ("train", "test")):
+            if not len(self.rows[part].numbers) or not len(self.rows[other].numbers):
+                continue
             ours, theirs = self._given(part), self._given(other)
             leaks = duplicate.find_leaks(ours[0], theirs[0], ours[1], theirs[1])
             if not len(leaks.rows):
