@@ -19,7 +19,7 @@ class Example:
         prompt: What is given.
         completion: What is to be written.
         text: Plain text that is learnt as a whole.
-        fields: The columns of the row as they were read.
+        fields: The columns of the row as they were read; held-out examples are kept without them.
     """
 
     id: str
@@ -29,6 +29,12 @@ class Example:
     completion: str | None = None
     text: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+
+    def placed(self, id: str, fields: dict[str, Any]) -> Example:
+        """This example, which was just made and is not shared yet, under its name; a copy of it would take longer."""
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "fields", fields)
+        return self
 
     @property
     def last_target(self) -> int | None:

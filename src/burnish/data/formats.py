@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from burnish.core.errors import UserError
@@ -143,7 +143,7 @@ def convert(rows: Iterable[Row], plan: Plan, names: Mapping[str, str] | None = N
         if isinstance(result, str):
             dropped.append(Dropped(name, result))
         else:
-            examples.append(replace(result, id=name, fields=row.fields))
+            examples.append(result.placed(name, row.fields))
     return Converted(examples, bad, dropped)
 
 
