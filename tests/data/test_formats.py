@@ -9,7 +9,7 @@ import pytest
 from burnish.core.errors import UserError
 from burnish.data.config import ChatMode, SourceConfig
 from burnish.data.formats import Converted, convert, plan_source
-from burnish.data.rows import Row, refuse_bad_rows
+from burnish.data.rows import BadRows, Row, refuse_bad_rows
 
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
 
@@ -17,7 +17,7 @@ USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content
 def converted(rows: list[dict[str, Any]], chat: ChatMode = "auto", **options: Any) -> tuple[str, Converted]:
     source = SourceConfig.model_validate({"path": "rows.jsonl", **options})
     read = [Row(fields, "rows.jsonl", number) for number, fields in enumerate(rows, start=1)]
-    plan = plan_source(source, read, chat)
+    plan = plan_source(source, dict.fromkeys(name for row in rows for name in row), rows[0], chat)
     return plan.format, convert(read, plan)
 
 
@@ -122,7 +122,7 @@ def test_every_bad_row_is_listed_with_its_field() -> None:
     _, result = converted(rows)
     assert [b.line for b in result.bad] == [2, 3, 4, 5]
     with pytest.raises(UserError, match="4 rows are wrong") as caught:
-        refuse_bad_rows(result.bad)
+        refuse_bad_rows(BadRows(result.bad))
     for words in ("rows.jsonl:2", "rows.jsonl:3", "messages[0].role", "messages[1].content", "robot", "expected"):
         assert words in caught.value.what
 

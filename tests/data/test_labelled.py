@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from burnish.core.config import build
 from burnish.core.errors import UserError
 from burnish.core.findings import refuse_stops
+from burnish.data import cache
 from burnish.data.batches import collate
 from burnish.data.config import DataConfig, RenderConfig
 from burnish.data.example import Example
@@ -21,6 +24,9 @@ from burnish.data.inspect import inspect_rows
 from burnish.data.labelled import Classes, LabelledRenderer, recheck_labelled
 from burnish.data.prepare import Prepared, prepare
 from burnish.data.render import Rendered
+from burnish.data.streams import SPLITS, Opened
+from burnish.data.table import ARRAYS
+from burnish.data.tasks import ClassTask
 from tests.support.recipes import write_rows
 from tests.support.tiny import tiny_tokenizer
 
@@ -169,7 +175,7 @@ def test_what_is_no_classification_is_refused(
 def test_rows_without_a_label_are_dropped_and_listed(tmp_path: Path) -> None:
     rows = [*labelled(60), {"text": "good", "label": ""}, {"text": " ", "label": "a"}]
     found = prepared(tmp_path, rows)
-    reasons = sorted(d.reason for d in found.dropped["train"])
+    reasons = sorted(d["reason"] for d in found.summary["dropped"])
     assert len(reasons) == 2 and "label is empty" in reasons[1] and "text is empty" in reasons[0]
 
 
@@ -178,13 +184,13 @@ def test_a_class_that_was_swapped_is_seen() -> None:
     renderer = LabelledRenderer(bert_tokenizer(), RenderConfig(), ["x", "y"])
     examples = [Example(f"r:{i}", prompt=t, completion="x") for i, t in enumerate(texts(30))]
     rows = [r for r in renderer.render_all(examples) if isinstance(r, Rendered)]
-    assert not recheck_labelled("train", examples, rows, renderer)
+    assert not recheck_labelled("train", list(zip(examples, rows, strict=True)), renderer)
     swapped = [Example(e.id, prompt=e.prompt, completion="y") for e in examples]
     with pytest.raises(UserError, match="label is not the example's"):
-        refuse_stops(recheck_labelled("train", swapped, rows, renderer))
+        refuse_stops(recheck_labelled("train", list(zip(swapped, rows, strict=True)), renderer))
     moved = [Example(e.id, prompt="great great great", completion="x") for e in examples]
     with pytest.raises(UserError, match="text is not the example's"):
-        refuse_stops(recheck_labelled("train", moved, rows, renderer))
+        refuse_stops(recheck_labelled("train", list(zip(moved, rows, strict=True)), renderer))
 
 
 def test_inspection_shows_the_class(tmp_path: Path) -> None:
@@ -192,6 +198,74 @@ def test_inspection_shows_the_class(tmp_path: Path) -> None:
     row = inspect_rows(found, bert_tokenizer(), 1).rows[0]
     assert row.label in "abc" and f"class `{row.label}`" in row.title
     assert row.to_json()["label"] == row.label and row.spans[0].text.startswith("[CLS]")
+
+
+def paired(count: int = 40) -> list[dict[str, Any]]:
+    """Classes that first occur late, copies, rows without a label, and second texts of which some are cut."""
+    rows = [
+        {"text": f"{a} {i}", "text_pair": b, "label": ("b", "a", "10", "9")[i % (2 if i < 12 else 4)]}
+        for i, (a, b) in enumerate(zip(texts(count), texts(count)[::-1], strict=True))
+    ]
+    return [*rows, *rows[3:6], {"text": "good", "text_pair": "film", "label": ""}]
+
+
+@pytest.fixture
+def streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
+    """Such rows with evaluation rows of their own, and a cache of their own."""
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
+    path = write_rows(tmp_path / "rows.jsonl", paired())
+    held = write_rows(tmp_path / "held.jsonl", paired()[30:38])
+    data = {"train": str(path), "validation": str(held), "split": {"test": 5}, "render": {"max_length": 12}}
+    return build(DataConfig, data)
+
+
+def test_chunks_disk_and_cache_change_nothing(tmp_path: Path, streamed: DataConfig) -> None:
+    """Three rows at a time with tables on the disk, and once more from the cache, equal all rows at once in memory."""
+    made = partial(prepare, streamed, bert_tokenizer(), "encoder", 0, classes=Classes())
+    whole = made()
+    assert not (tmp_path / "cache").exists() and len(whole.train.labels) == len(whole.train) > 20
+    on_disk, again = (made(chunk=3, in_memory=0) for _ in range(2))
+    assert isinstance(on_disk.train.labels.base, np.memmap) and isinstance(again.train.labels.base, np.memmap)
+    assert again.findings.pop(0).code == "data.from-cache"
+    for found in (on_disk, again):
+        assert found.findings == whole.findings and found.summary == whole.summary
+        assert found.renderer.labels == whole.renderer.labels == ("9", "10", "a", "b")  # type: ignore[attr-defined]
+        for split in SPLITS:
+            ours, theirs = found.table(split), whole.table(split)
+            for name in ARRAYS:
+                one, other = getattr(ours, name), getattr(theirs, name)
+                assert one.dtype == other.dtype and np.array_equal(one, other), (split, name)
+            assert ours.ids == theirs.ids and ours.content_hash() == theirs.content_hash()
+            assert [e.key for e in found.examples[split]] == [e.key for e in whole.examples[split]]
+            names = [whole.renderer.labels[n] for n in ours.labels]  # type: ignore[attr-defined]
+            assert [e.label for e in found.examples[split]] == names
+
+
+def test_other_classes_are_prepared_anew(streamed: DataConfig) -> None:
+    """The same files with classes found, listed, and listed in another order, and as text: four keys of the cache."""
+    for labels in ((), ("9", "10", "a", "b"), ("a", "b", "9", "10")):
+        found = prepare(streamed, bert_tokenizer(), "encoder", 0, classes=Classes(labels), in_memory=0)
+        assert "data.from-cache" not in [f.code for f in found.findings]
+        assert found.renderer.labels == (labels or ("9", "10", "a", "b"))  # type: ignore[attr-defined]
+    opened = Opened.of(streamed, None)
+    labelled = replace(opened, task=ClassTask(Classes()))
+    keys = {cache.key_of(streamed, bert_tokenizer(), "encoder", 0, one) for one in (opened, labelled)}
+    assert len(keys) == 2, "rows to learn as text are others"
+
+
+def test_a_label_that_training_lacks_is_named_with_its_row(tmp_path: Path) -> None:
+    """Two of the held-out rows, in the second and third chunk; found among all rows before any is rendered."""
+    rows = [{"text": f"good {i}", "label": "ab"[i % 2]} for i in range(9)]
+    odd = [{"text": f"bad {i}", "label": "ab?"[i % 3] if i > 2 else "a"} for i in range(9)]
+    data = {
+        "train": str(write_rows(tmp_path / "rows.jsonl", rows)),
+        "validation": str(write_rows(tmp_path / "held.jsonl", odd)),
+    }
+    with pytest.raises(
+        UserError, match=r"2 rows have a label .* none of the labels of the training rows: `\?`"
+    ) as caught:
+        prepare(build(DataConfig, data), bert_tokenizer(), "encoder", 0, classes=Classes(), chunk=3)
+    assert caught.value.where == "data.validation, row held.jsonl:6"
 
 
 def test_the_hash_holds_the_classes(tmp_path: Path) -> None:

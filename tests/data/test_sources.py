@@ -15,9 +15,25 @@ import pytest
 
 from burnish.core.errors import UserError
 from burnish.data.config import SourceConfig
-from burnish.data.sources import read_source
+from burnish.data.rows import Read, Row
+from burnish.data.sources import open_source
 
 ROWS = [{"prompt": 'ask, "this"\nand that', "completion": "ä 中 😀"}, {"prompt": "b", "completion": "c"}]
+
+
+class Whole(Read):
+    """What the first pass finds, and the rows of the second."""
+
+    rows: list[Row]  # type: ignore[assignment]
+
+
+def read_source(config: SourceConfig) -> Whole:
+    opened = open_source(config)
+    read = opened.scan()
+    rows = list(opened.rows())
+    assert len(rows) == read.rows
+    read.rows = rows  # type: ignore[assignment]
+    return read  # type: ignore[return-value]
 
 
 def source(path: Path, **options: Any) -> SourceConfig:
@@ -76,9 +92,9 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str) -> No
     WRITERS[name](path)
     read = read_source(source(path))
     assert [dict(r.fields) for r in read.rows] == ROWS
-    assert not read.bad
+    assert not read.bad.count
     assert len(read.files) == 1
-    assert len(read.files[0].sha256) == 64
+    assert len(read.files[0].sha256 or "") == 64
 
 
 def test_a_datasets_folder(tmp_path: Path) -> None:
@@ -140,7 +156,7 @@ def test_another_encoding(tmp_path: Path) -> None:
 )
 def test_broken_lines_are_collected(tmp_path: Path, name: str, text: str, line: int) -> None:
     (tmp_path / name).write_text(text)
-    assert [b.line for b in read_source(source(tmp_path / name)).bad] == [line]
+    assert [b.line for b in read_source(source(tmp_path / name)).bad.first] == [line]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from burnish.core.errors import UserError
 from burnish.data.config import SplitConfig
 from burnish.data.duplicates import find_duplicates, find_leaks
 from burnish.data.example import Example
-from burnish.data.splits import choose_rows, split_examples
+from burnish.data.keys import KeyBook, Keys
+from burnish.data.splits import check_column, choose_rows, split_rows
 
 
 def examples(count: int, groups: int = 0, labels: str = "") -> list[Example]:
@@ -25,6 +26,15 @@ def examples(count: int, groups: int = 0, labels: str = "") -> list[Example]:
         )
         for i in range(count)
     ]
+
+
+def split_examples(rows: list[Example], config: SplitConfig, *, seed: int) -> dict[str, list[Example]]:
+    """The rows of each part, by the numbers that they are given."""
+    book = KeyBook(len(rows), config.group or config.stratify)
+    book.add(rows)
+    check_column(list(rows[0].fields), config)
+    parts = split_rows(len(rows), config, seed=seed, values=book.finish().values)
+    return {name: [rows[i] for i in numbers] for name, numbers in parts.items()}
 
 
 def ids(parts: dict[str, list[Example]]) -> dict[str, list[str]]:
@@ -91,7 +101,7 @@ def test_splits_that_cannot_be_made(config: SplitConfig, what: str) -> None:
 
 
 def test_a_smaller_choice_is_part_of_a_larger_one() -> None:
-    small, large = ({e.id for e in choose_rows(examples(100), n, seed=1)} for n in (10, 50))
+    small, large = (set(choose_rows(100, n, seed=1).tolist()) for n in (10, 50))
     assert small < large
     assert len(small) == 10
 
@@ -100,11 +110,19 @@ def pair(number: int, prompt: str, completion: str) -> Example:
     return Example(f"f:{number}", prompt=prompt, completion=completion)
 
 
+def keys_of(*rows: Example) -> Keys:
+    book = KeyBook(len(rows), None)
+    book.add(rows)
+    return book.finish()
+
+
 def test_duplicates_by_hand() -> None:
     """Row 3 copies row 1; rows 2 and 4 ask the same and differ in the answer."""
     rows = [pair(1, "a", "x"), pair(2, "b", "x"), pair(3, "a", "x"), pair(4, "b", "y")]
-    found = find_duplicates(rows)
-    assert [e.id for e in found.unique] == ["f:1", "f:2", "f:4"]
+    keys = keys_of(*rows)
+    found = find_duplicates(keys.rows, keys.prompts, keys.names)
+    assert [rows[i].id for i in found.unique] == ["f:1", "f:2", "f:4"]
+    assert (found.n_copies, found.n_conflicts, found.conflict_rows) == (1, 1, 2)
     assert found.copies == [("f:3", "f:1")]
     assert found.conflicts == [["f:2", "f:4"]]
     assert found.repeated_prompts == 2
@@ -112,9 +130,12 @@ def test_duplicates_by_hand() -> None:
 
 def test_prompt_and_completion_are_not_run_together() -> None:
     """`ab` + `c` and `a` + `bc` are one text, but not one row."""
-    assert len(find_duplicates([pair(1, "ab", "c"), pair(2, "a", "bc")]).unique) == 2
+    keys = keys_of(pair(1, "ab", "c"), pair(2, "a", "bc"))
+    assert len(find_duplicates(keys.rows, keys.prompts, keys.names).unique) == 2
 
 
 def test_leaks_are_found_by_prompt() -> None:
     """An evaluation question in the training rows is a leak whatever its answer is there."""
-    assert find_leaks([pair(1, "a", "x"), pair(2, "b", "y")], [pair(9, "b", "z")]) == {"f:2": "f:9"}
+    ours, held = keys_of(pair(1, "a", "x"), pair(2, "b", "y")), keys_of(pair(8, "c", "z"), pair(9, "b", "z"))
+    leaks = find_leaks(ours.prompts, held.prompts, ours.names, held.names)
+    assert (leaks.rows.tolist(), leaks.first) == ([1], [("f:2", "f:9")])

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from burnish.core.errors import UserError
-from burnish.data.batches import BatchConfig, Layout, collate
+from burnish.data.batches import BatchConfig, Layout, collate, epoch_order
 from burnish.data.render import Rendered
 from burnish.data.table import TokenTable
 from burnish.models.attention import use_packed_attention
@@ -125,8 +127,40 @@ def test_every_row_once_per_epoch_and_another_order_in_the_next() -> None:
     cut = updates("packed", batch_size=3, num_epochs=2)
     assert len(cut) == 6 and [len(cut.rows(s)) for s in range(6)] == [3, 3, 2, 3, 3, 2]
     first, second = (np.concatenate([cut.rows(s) for s in part]).tolist() for part in (range(3), range(3, 6)))
+    assert first == epoch_order(8, seed=0, epoch=0).tolist() and second == epoch_order(8, seed=0, epoch=1).tolist()
     assert sorted(first) == sorted(second) == list(range(8)) and first != second
     assert cut.rows(4).tolist() == updates("padded", batch_size=3, num_epochs=2).rows(4).tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=40),
+    st.integers(1, 9),
+    st.sampled_from(["padded", "bucketed", "packed"]),
+)
+def test_the_heaviest_micro_batch_is_of_the_heaviest_update(lengths: list[int], size: int, layout: Layout) -> None:
+    """Oracle: every update cut, one by one; the place with the most tokens among the two updates that can hold it."""
+    found: list[list[int]] = []
+    made = Updates(
+        np.asarray(lengths),
+        size,
+        seed=1,
+        batches=BatchConfig(layout=layout, micro_batch_tokens=50),
+        layout=layout,
+        collate=lambda rows: found.append(list(rows)),  # type: ignore[arg-type, return-value]
+        max_steps=3,
+    )
+    made.heaviest()
+    steps = range(min(3, made.steps_per_epoch))
+    weights = [sum(lengths[r] for r in made.rows(step)) for step in steps]
+    widths = [max(lengths[r] for r in made.rows(step)) for step in steps]
+    cuts = [cut for step in {weights.index(max(weights)), widths.index(max(widths))} for cut in made.cut(step)]
+
+    def places(rows: list[int]) -> tuple[int, int]:
+        own = [lengths[r] for r in rows]
+        return (sum(own) if layout == "packed" else len(own) * max(own), max(own))
+
+    assert places(found[-1]) == max(map(places, cuts))
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1.0, 3), (0.5, 2), (1.01, 4), (2, 6)])

@@ -49,23 +49,23 @@ def choose_layout(config: BatchConfig, packable: bool) -> Layout:
     return config.layout
 
 
-def plan_epoch(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True) -> list[NDArray[np.int64]]:
-    """The rows of every optimiser update of an epoch; a pure function of its arguments.
+def epoch_order(n_rows: int, *, seed: int, epoch: int, shuffle: bool = True) -> NDArray[np.int64]:
+    """The order in which an epoch takes the rows; a pure function of its arguments.
 
     Args:
         n_rows: Rows of the table.
-        batch_size: Rows of an update.
         seed: Seed of the run, not negative.
         epoch: Which epoch, from 0; each has its own order.
         shuffle: False keeps the order of the table.
 
     Returns:
-        ``ceil(n_rows / batch_size)`` arrays of row numbers; the last may be shorter. Each row is there once.
+        [N] every row number once. Update ``i`` of the epoch takes the ``i``-th stretch of ``batch_size``; the last one
+        may be shorter.
     """
     order = np.arange(n_rows, dtype=np.int64)
     if shuffle:
         order = np.random.default_rng([_EPOCH_STREAM, seed, epoch]).permutation(order)
-    return [order[start : start + batch_size] for start in range(0, n_rows, batch_size)]
+    return order
 
 
 def micro_batches(

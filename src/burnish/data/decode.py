@@ -5,14 +5,16 @@ from __future__ import annotations
 import bisect
 import codecs
 import gzip
-import hashlib
-import io
+import sys
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from burnish.core.errors import UserError
+from burnish.data.rows import SHOWN_ROWS
 
 # UTF-32's mark begins with UTF-16's, so it is tried first.
 _MARKS = (
@@ -24,51 +26,118 @@ _MARKS = (
 )
 
 _WINDOW = 1 << 14
+_BLOCK = 1 << 20
 _LARGEST_RATIO, _ALWAYS_UNPACKED = 200, 1 << 26
 """Rows that repeat themselves pack to a hundredth; gzip's own limit is a thousandth."""
+_WIDE = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n", "utf-32-le": b"\n\0\0\0", "utf-32-be": b"\0\0\0\n"}
+"""A line end in encodings whose characters are wider than a byte."""
+_STATEFUL = ("iso2022", "hz", "utf-7", "idna", "punycode", "unicode_escape", "raw_unicode_escape")
+"""Encodings in which what a byte means depends on what came before it; their files are decoded whole, as are those
+whose line end is another byte."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """The text of a file, the hash of its bytes on disk, and the lines of its undecodable bytes (one entry each)."""
+@dataclass
+class Undecodable:
+    """Bytes that the encoding does not allow.
 
-    text: str
-    sha256: str
-    bad_lines: tuple[int, ...] = ()
+    Attributes:
+        sequences: How many there are.
+        rows: In how many lines.
+        lines: The first of these lines.
+        first: Line, place and bytes of the first one.
+    """
+
+    sequences: int = 0
+    rows: int = 0
+    lines: list[int] = field(default_factory=list)
+    first: tuple[int, int, bytes] | None = None
+    _last: int = 0
+
+    def add(self, line: int, place: int, found: bytes) -> None:
+        """Take note of one more; they come in order."""
+        self.first = self.first or (line, place, found)
+        self.sequences += 1
+        if line != self._last:
+            self.rows += 1
+            self._last = line
+            if len(self.lines) < SHOWN_ROWS:
+                self.lines.append(line)
 
 
-def read_text(path: Path, *, encoding: str = "utf-8", on_bad_bytes: Literal["error", "replace"] = "error") -> Decoded:
-    """Read a text file (`.gz` is unpacked) and decode it; line ends are kept as they are.
+def text_blocks(
+    path: Path,
+    seen: Undecodable,
+    *,
+    encoding: str = "utf-8",
+    on_bad_bytes: Literal["error", "replace"] = "error",
+) -> Iterator[str]:
+    """A text file (`.gz` is unpacked) piece by piece, cut behind line ends; line ends are kept as they are.
 
     Args:
         path: The file.
+        seen: Told of undecodable bytes.
         encoding: Used unless the file begins with a byte order mark.
         on_bad_bytes: ``error`` refuses undecodable bytes; ``replace`` puts one U+FFFD in place of each such sequence.
 
     Raises:
-        UserError: The file cannot be read, or holds undecodable bytes and they are not to be replaced.
+        UserError: The file cannot be read, or holds undecodable bytes and they are not to be replaced; that is said
+            at the end, when all of them are known.
     """
-    data = read_bytes(path)
-    digest = hashlib.sha256(data).hexdigest()
-    if path.suffix == ".gz":
-        data = _unzip(data, path)
-    for mark, name in _MARKS:
-        if data.startswith(mark):
-            data, encoding = data[len(mark) :], name
-            break
-    text, bad = _decode(data, encoding)
-    if not bad:
-        return Decoded(text, digest)
-    lines = _line_numbers(data, [start for start, _ in bad])
-    if on_bad_bytes == "error":
-        start, end = bad[0]
+    name, line, place = encoding, 1, 0
+    for name, block in _blocks(path, encoding):
+        text, bad = _decode(block, name)
+        if bad:
+            lines = _line_numbers(block, [start for start, _ in bad])
+            for number, (start, end) in zip(lines, bad, strict=True):
+                seen.add(line - 1 + number, place + start, block[start:end])
+        line += block.count(b"\n")
+        place += len(block)
+        yield text
+    if seen.first and on_bad_bytes == "error":
+        line, place, found = seen.first
         raise UserError(
-            f"{len(bad)} byte sequences in {len(set(lines))} lines are not {encoding}; "
-            f"the first is {data[start:end].hex(' ')} (hexadecimal)",
-            where=f"{path}:{lines[0]}, byte {start}",
+            f"{seen.sequences} byte sequences in {seen.rows} lines are not {name}; "
+            f"the first is {found.hex(' ')} (hexadecimal)",
+            where=f"{path}:{line}, byte {place}",
             fix="set `on_bad_bytes: replace` for this source, or its `encoding` (cp1252 and latin-1 are usual)",
         )
-    return Decoded(text, digest, tuple(lines))
+
+
+def _blocks(path: Path, encoding: str) -> Iterator[tuple[str, bytes]]:
+    """Stretches of whole lines, each with the encoding that the file turned out to have."""
+    pieces = _pieces(path)
+    start = next(pieces, b"")
+    encoding = _settled(encoding)
+    for mark, name in _MARKS:
+        if start.startswith(mark):
+            start, encoding = start[len(mark) :], name
+            break
+    whole = encoding.startswith(_STATEFUL) or "\n".encode(encoding) != _WIDE.get(encoding, b"\n")
+    held: list[bytes] = []
+    for piece in chain([start], pieces):
+        cut = 0 if whole else _last_line_end(piece, _WIDE.get(encoding, b"\n"))
+        if cut:
+            yield encoding, b"".join([*held, piece[:cut]])
+            held = []
+        held.append(piece[cut:])
+    rest = b"".join(held)
+    if rest:
+        yield encoding, rest
+
+
+def _settled(encoding: str) -> str:
+    """The encoding's usual name; one that looks for a mark itself is taken as if it had found none."""
+    name = codecs.lookup(encoding).name
+    order = "le" if sys.byteorder == "little" else "be"
+    return {"utf-8-sig": "utf-8", "utf-16": f"utf-16-{order}", "utf-32": f"utf-32-{order}"}.get(name, name)
+
+
+def _last_line_end(piece: bytes, end: bytes) -> int:
+    """The place behind the last line end of a piece that begins with a whole character; 0 without one."""
+    at = piece.rfind(end)
+    while at >= 0 and at % len(end):
+        at = piece.rfind(end, 0, at + len(end) - 1)
+    return at + len(end) if at >= 0 else 0
 
 
 def _decode(data: bytes, encoding: str) -> tuple[str, list[tuple[int, int]]]:
@@ -97,36 +166,37 @@ def _decode(data: bytes, encoding: str) -> tuple[str, list[tuple[int, int]]]:
     return "".join(pieces), bad
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a file, with the operating system's refusal as a ``UserError``."""
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, unpacked, in pieces of one size (the first is longer, so that a mark can be cut off)."""
     try:
-        return path.read_bytes()
+        packed = path.stat().st_size
+        with path.open("rb") as file:
+            if path.suffix != ".gz":
+                yield file.read(_BLOCK + 4)
+                while piece := file.read(_BLOCK):
+                    yield piece
+                return
+            yield from _unzipped(file, max(_ALWAYS_UNPACKED, _LARGEST_RATIO * packed), path)
     except OSError as error:
         raise UserError(f"the file cannot be read: {error.strerror or error}", where=str(path)) from error
 
 
-def _unzip(data: bytes, path: Path) -> bytes:
+def _unzipped(file: BinaryIO, limit: int, path: Path) -> Iterator[bytes]:
+    """Unpack in pieces and stop at a limit: a few megabytes can unpack to more than any memory holds."""
+    size = 0
     try:
-        return _unzip_within(data, max(_ALWAYS_UNPACKED, _LARGEST_RATIO * len(data)), path)
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            while piece := unpacked.read(_BLOCK):
+                size += len(piece)
+                if size > limit:
+                    raise UserError(
+                        f"the file unpacks to more than {_LARGEST_RATIO} times its size, as no text does",
+                        where=str(path),
+                        fix="unpack it yourself, if you trust it",
+                    )
+                yield piece
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"the file is no whole gzip file: {error}", where=str(path), fix="fetch it again") from error
-
-
-def _unzip_within(data: bytes, limit: int, path: Path) -> bytes:
-    """Unpack in pieces and stop at a limit: a few megabytes can unpack to more than any memory holds."""
-    pieces: list[bytes] = []
-    size = 0
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        while piece := file.read(_WINDOW):
-            size += len(piece)
-            pieces.append(piece)
-            if size > limit:
-                raise UserError(
-                    f"the file unpacks to more than {_LARGEST_RATIO} times its size, as no text does",
-                    where=str(path),
-                    fix="unpack it yourself, if you trust it",
-                )
-    return b"".join(pieces)
 
 
 def _line_numbers(data: bytes, positions: list[int]) -> list[int]:

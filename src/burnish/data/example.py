@@ -19,7 +19,7 @@ class Example:
         prompt: What is given.
         completion: What is to be written; of a classification, the name of the class.
         text: Plain text that is learnt as a whole.
-        fields: The columns of the row as they were read.
+        fields: The columns of the row as they were read; held-out examples are kept without them.
         pair: The second text of a classification of pairs; ``prompt`` is the first.
     """
 
@@ -31,6 +31,12 @@ class Example:
     text: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     pair: str | None = None
+
+    def placed(self, id: str, fields: dict[str, Any]) -> Example:
+        """This example, which was just made and is not shared yet, under its name; a copy of it would take longer."""
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "fields", fields)
+        return self
 
     @property
     def last_target(self) -> int | None:
@@ -56,6 +62,11 @@ class Example:
             return self.completion if self.completion is not None else (self.text or "")
         end = self.last_target
         return "" if end is None else self.messages[end].get("content") or ""
+
+    @property
+    def label(self) -> str:
+        """Of a classification, the name of the class."""
+        return (self.completion or "").strip()
 
     @property
     def prompt_key(self) -> str:

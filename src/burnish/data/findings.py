@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from burnish.core.findings import Finding, Severity
 from burnish.data.config import DataConfig, SourceConfig
-from burnish.data.duplicates import Duplicates
+from burnish.data.duplicates import Duplicates, Leaks
 from burnish.data.formats import Plan
-from burnish.data.render import Rendered
-from burnish.data.rows import Dropped, Read
+from burnish.data.rows import DroppedRows, Read
+from burnish.data.tally import Tally
 
 _SHOWN = 20
 
@@ -76,16 +74,15 @@ def source_findings(source: SourceConfig, read: Read, plan: Plan) -> list[Findin
                 Finding(
                     "warning",
                     "data.bad-bytes",
-                    f"{file.bad_bytes:,} undecodable byte sequences in {_count(len(file.bad_byte_lines), 'line')} "
+                    f"{file.bad_bytes:,} undecodable byte sequences in {_count(file.bad_byte_rows, 'line')} "
                     "were replaced by U+FFFD",
                     where=source.path if len(read.files) == 1 else file.path,
                     why="The text there was damaged before it came here, or has another encoding.",
                     fix="Set the source's `encoding` if you know it.",
-                    evidence={"sequences": file.bad_bytes, "lines": list(file.bad_byte_lines[:_SHOWN])},
+                    evidence={"sequences": file.bad_bytes, "lines": list(file.bad_byte_lines)},
                 )
             )
-    columns = list(dict.fromkeys(name for row in read.rows for name in row.fields))
-    unused = [c for c in columns if c not in plan.columns]
+    unused = [c for c in read.columns if c not in plan.columns]
     if plan.format == "text" and plan.why != "set in the recipe" and set(unused) - {"file", "folder"}:
         found.append(
             Finding(
@@ -104,81 +101,78 @@ def source_findings(source: SourceConfig, read: Read, plan: Plan) -> list[Findin
 def duplicate_findings(name: str, found: Duplicates, config: DataConfig) -> list[Finding]:
     """Copies of rows, and equal prompts with different targets, in one set."""
     findings = []
-    if found.copies:
+    if found.n_copies:
         done = "the later ones were dropped" if config.duplicates == "drop" else "they are kept"
         findings.append(
             Finding(
                 "note" if config.duplicates == "drop" else "warning",
                 "data.duplicates",
-                f"{_count(len(found.copies), 'row')} of the {name} data equal an earlier one in prompt and target; "
+                f"{_count(found.n_copies, 'row')} of the {name} data equal an earlier one in prompt and target; "
                 f"{done} "
                 f"({_count(found.repeated_prompts, 'row')} repeat an earlier prompt)",
                 where=f"data.{name}",
                 fix="" if config.duplicates == "drop" else "Set `data.duplicates: drop`.",
                 evidence={
-                    "copies": len(found.copies),
+                    "copies": found.n_copies,
                     "repeated_prompts": found.repeated_prompts,
-                    "first": [list(c) for c in found.copies[:_SHOWN]],
+                    "first": [list(c) for c in found.copies],
                 },
             )
         )
-    if found.conflicts:
-        rows = sum(len(ids) for ids in found.conflicts)
+    if found.n_conflicts:
+        rows = found.conflict_rows
         findings.append(
             Finding(
                 "warning",
                 "data.conflicting-targets",
-                f"{_count(len(found.conflicts), 'prompt')} of the {name} data have several different targets "
+                f"{_count(found.n_conflicts, 'prompt')} of the {name} data have several different targets "
                 f"({rows} rows); they are kept",
                 where=f"data.{name}",
                 why="No model can give both answers; if they are classes, this bounds the accuracy.",
                 fix="Look at these rows: they are listed in findings.jsonl.",
-                evidence={"prompts": len(found.conflicts), "rows": rows, "first": found.conflicts[:_SHOWN]},
+                evidence={"prompts": found.n_conflicts, "rows": rows, "first": found.conflicts},
             )
         )
     return findings
 
 
-def leak_finding(part: str, other: str, leaks: Mapping[str, str], policy: str) -> Finding:
+def leak_finding(part: str, other: str, leaks: Leaks, policy: str) -> Finding:
     """Rows of ``part`` whose prompt is in the held-out set ``other``."""
     severity: Severity = "stop" if policy == "stop" else "note" if policy == "drop" else "warning"
     done = {"drop": f"dropped from {part}", "warn": "kept", "stop": "refused"}[policy]
     return Finding(
         severity,
         "data.leak",
-        f"{_count(len(leaks), 'row')} of {part} with a prompt that is in {other} too; {done}",
+        f"{_count(len(leaks.rows), 'row')} of {part} with a prompt that is in {other} too; {done}",
         where=f"data.{part}",
         why=f"A score on {other} would measure memory." if policy != "drop" else "",
         fix="" if policy == "drop" else "Set `data.on_leak: drop`.",
         evidence={
-            "rows": len(leaks),
+            "rows": len(leaks.rows),
             "from": part,
             "in": other,
-            "first": [list(p) for p in list(leaks.items())[:_SHOWN]],
+            "first": [list(p) for p in leaks.first],
         },
     )
 
 
-def render_findings(
-    name: str, rows: Sequence[Rendered], dropped: Sequence[Dropped], config: DataConfig
-) -> list[Finding]:
+def render_findings(name: str, tally: Tally, dropped: DroppedRows, config: DataConfig) -> list[Finding]:
     """What happened to the rows of one split when they became tokens."""
     render = config.render
     findings = []
-    counts = Counter(mark for row in rows for mark in row.marks)
+    counts = tally.marks
     for key, mark in ROW_MARKS.items():
         if counts[key]:
             what = mark.what.format(rows=_count(counts[key], "row")) + f" of {name}."
-            share = counts[key] / len(rows)
+            share = counts[key] / tally.rows
             findings.append(
                 Finding(
                     mark.severity, mark.code, what, f"data.{name}", mark.why, mark.fix, _evidence(counts[key], share)
                 )
             )
-    truncated = sum(row.truncated for row in rows)
-    lost = sum(row.lost_targets for row in rows)
+    truncated, lost = tally.truncated, tally.lost_targets
     if truncated:
-        share = truncated / len(rows)
+        share = truncated / tally.rows
         over = share > render.max_truncated_share
         evidence = {**_evidence(truncated, share), "lost_target_tokens": lost, "max_length": render.max_length}
         what = f"{_count(truncated, 'row')} of {name} ({share:.1%}) were cut to {render.max_length} tokens"
@@ -196,17 +190,16 @@ def render_findings(
                 evidence=evidence,
             )
         )
-    return findings + _dropped_finding(name, len(rows), dropped, render.max_dropped_share)
+    return findings + _dropped_finding(name, tally.rows, dropped, render.max_dropped_share)
 
 
-def _dropped_finding(name: str, kept: int, dropped: Sequence[Dropped], limit: float) -> list[Finding]:
-    if not dropped:
+def _dropped_finding(name: str, kept: int, dropped: DroppedRows, limit: float) -> list[Finding]:
+    if not dropped.count:
         return []
-    share = len(dropped) / (kept + len(dropped))
-    reasons = Counter(d.reason.split(":")[0] for d in dropped)
-    why = "; ".join(f"{count} times: {reason}" for reason, count in reasons.most_common(5))
+    share = dropped.count / (kept + dropped.count)
+    why = "; ".join(f"{count} times: {reason}" for reason, count in dropped.reasons.most_common(5))
     over = share > limit
-    what = f"{_count(len(dropped), 'row')} of {name} ({share:.1%}) were dropped"
+    what = f"{_count(dropped.count, 'row')} of {name} ({share:.1%}) were dropped"
     return [
         Finding(
             "stop" if over else "warning",
@@ -215,7 +208,7 @@ def _dropped_finding(name: str, kept: int, dropped: Sequence[Dropped], limit: fl
             where=f"data.{name}",
             why=why[:1].upper() + why[1:] + ".",
             fix="Look at the listed rows; raise `data.render.max_dropped_share` if this is meant." if over else "",
-            evidence={**_evidence(len(dropped), share), "first": [d.to_json() for d in dropped[:_SHOWN]]},
+            evidence={**_evidence(dropped.count, share), "first": [d.to_json() for d in dropped.first[:_SHOWN]]},
         )
     ]
 

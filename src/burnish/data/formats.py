@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from burnish.core.errors import UserError
@@ -66,23 +66,28 @@ class Plan:
 
 @dataclass(frozen=True)
 class Converted:
-    """The examples of a source, the rows that are wrong, and the rows without a target."""
+    """Examples, the rows that are wrong, and the rows without a target."""
 
     examples: list[Example]
     bad: list[BadRow]
     dropped: list[Dropped]
 
 
-def plan_source(source: SourceConfig, rows: Sequence[Row], chat: ChatMode) -> Plan:
+def plan_source(source: SourceConfig, names: Iterable[str], first: Mapping[str, Any], chat: ChatMode) -> Plan:
     """Decide how the rows of a source are read.
+
+    Args:
+        source: What the recipe says.
+        names: The columns of all rows.
+        first: The columns of the first row.
+        chat: Use of the chat template.
 
     Raises:
         UserError: The format is not recognised, a column is not there, or the settings contradict each other.
     """
-    columns = list(dict.fromkeys(name for row in rows for name in row.fields))
+    columns = list(names)
     check_mapping(source, columns)
     renamed = set(columns) - set(source.columns.values()) | set(source.columns)
-    first = rows[0].fields if rows else {}
     sample = {**first, **{ours: first.get(theirs) for ours, theirs in source.columns.items()}}
     templates = {name: source_template(source, name, columns) for name in ("prompt", "completion")}
     name: str
@@ -117,11 +122,11 @@ def plan_source(source: SourceConfig, rows: Sequence[Row], chat: ChatMode) -> Pl
     return Plan(name, why, wrapped, source.columns, templates["prompt"], templates["completion"], source.system)
 
 
-def convert(rows: Sequence[Row], plan: Plan, names: Mapping[str, str] | None = None) -> Converted:
+def convert(rows: Iterable[Row], plan: Plan, names: Mapping[str, str] | None = None) -> Converted:
     """Turn rows into examples; wrong rows and rows without a target are collected, none is passed over.
 
     Args:
-        rows: The rows of one source.
+        rows: Rows of one source.
         plan: How they are read.
         names: Shorter names of files, for the examples' ids.
     """
@@ -132,7 +137,7 @@ def convert(rows: Sequence[Row], plan: Plan, names: Mapping[str, str] | None = N
     read = FORMATS[plan.format].convert
     for row in rows:
         try:
-            result = read(_View(row.fields, plan.rename), plan)
+            result = read(_View(row.fields, plan.rename) if plan.rename else row.fields, plan)
             if isinstance(result, Example):
                 _refuse_half_characters(result)
         except Fault as fault:
@@ -143,13 +148,13 @@ def convert(rows: Sequence[Row], plan: Plan, names: Mapping[str, str] | None = N
         if isinstance(result, str):
             dropped.append(Dropped(name, result))
         else:
-            examples.append(replace(result, id=name, fields=row.fields))
+            examples.append(result.placed(name, row.fields))
     return Converted(examples, bad, dropped)
 
 
 def _refuse_half_characters(example: Example) -> None:
     """JSON can spell half of a character, such as `\\ud83d` without its partner; no tokenizer takes that."""
-    for name in ("prompt", "completion", "text", "messages", "tools"):
+    for name in ("prompt", "pair", "completion", "text", "messages", "tools"):
         value = getattr(example, name)
         if value is not None and not _encodes(value):
             found = "half of a character, such as `\\ud83d`"

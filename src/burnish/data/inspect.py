@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import printable
 from burnish.data.marking import Span, row_spans
-from burnish.data.prepare import SPLITS, Prepared
+from burnish.data.prepare import Prepared
+from burnish.data.streams import SPLITS
 
 OPEN, CLOSE = "⟦", "⟧"  # what marks trained text where there is no colour
 _MOST_DROPPED = 20

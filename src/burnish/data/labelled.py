@@ -16,9 +16,10 @@ from burnish.core.names import nearest
 from burnish.data.config import RenderConfig, SourceConfig
 from burnish.data.example import Example
 from burnish.data.formats import Plan, check_mapping, source_template
-from burnish.data.recheck import ROWS, TOLERATED, squeezed
+from burnish.data.recheck import TOLERATED, squeezed
 from burnish.data.render import Outcome, Rendered, Renderer
-from burnish.data.rows import Dropped, Row
+from burnish.data.rows import Dropped
+from burnish.data.splits import Values
 from burnish.data.tokens import Encoder
 
 MOST_CLASSES = 1000
@@ -37,16 +38,19 @@ class Classes:
     labels: tuple[str, ...] = ()
 
 
-def plan_labelled(source: SourceConfig, rows: Sequence[Row]) -> Plan:
+def plan_labelled(source: SourceConfig, columns: Sequence[str]) -> Plan:
     """Decide which columns of a source are the text and the label.
 
     They are the columns `text` and `label` (or what `columns` maps to them), the templates `prompt` and `completion`,
     or the columns of these names.
 
+    Args:
+        source: What the recipe says.
+        columns: The columns of all rows.
+
     Raises:
         UserError: There are no such columns, or the source holds conversations.
     """
-    columns = list(dict.fromkeys(name for row in rows for name in row.fields))
     check_mapping(source, columns)
     present = set(columns) - set(source.columns.values()) | set(source.columns)
     templates = {
@@ -72,17 +76,21 @@ def plan_labelled(source: SourceConfig, rows: Sequence[Row]) -> Plan:
     return Plan("classification", why, False, source.columns, templates["text"], templates["label"])
 
 
-def settle_labels(classes: Classes, parts: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
+def settle_labels(classes: Classes, parts: Mapping[str, Values]) -> tuple[str, ...]:
     """The names of the classes: those of the recipe, or all that the training rows have, sorted.
 
     Numbers are sorted as numbers.
+
+    Args:
+        classes: What the recipe asks for.
+        parts: The labels of the rows of each split.
 
     Raises:
         UserError: Fewer than two, too many to be classes, or a row whose label is none of them.
     """
     labels = classes.labels
     if not labels:
-        found = {(e.completion or "").strip() for e in parts["train"]}
+        found = parts["train"].distinct()
         if len(found) > MOST_CLASSES:
             raise UserError(
                 f"the training rows have {len(found):,} different labels, such as `{sorted(found)[0][:40]}`",
@@ -105,17 +113,19 @@ def _by_value(label: str) -> tuple[int, float, str]:
     return (0, value, label) if math.isfinite(value) else (1, 0.0, label)  # `nan` has no place in an order
 
 
-def _refuse_unknown(labels: Sequence[str], parts: Mapping[str, Sequence[Example]], *, given: bool) -> None:
-    known = set(labels)
-    wrong = [(name, e) for name, rows in parts.items() for e in rows if (e.completion or "").strip() not in known]
+def _refuse_unknown(labels: Sequence[str], parts: Mapping[str, Values], *, given: bool) -> None:
+    wrong = {name: values.at(values.outside(labels)) for name, values in parts.items()}
+    wrong = {name: values for name, values in wrong.items() if len(values.codes)}
     if not wrong:
         return
-    values = sorted({(e.completion or "").strip()[:40] for _, e in wrong})
+    part, first = next(iter(wrong.items()))
+    count = sum(len(values.codes) for values in wrong.values())
+    values = sorted({label[:40] for rows in wrong.values() for label in rows.distinct()})
     shown = ", ".join(f"`{v}`" for v in values[:_SHOWN]) + (" …" if len(values) > _SHOWN else "")
     of = "`task.labels`" if given else "the labels of the training rows"
     raise UserError(
-        f"{len(wrong):,} rows have a label that is none of {of}: {shown}",
-        where=f"data.{wrong[0][0]}, row {wrong[0][1].id}",
+        f"{count:,} rows have a label that is none of {of}: {shown}",
+        where=f"data.{part}, row {first.names[0]}",
         fix="mend these rows, or " + ("add the label to" if given else "list every class in") + " `task.labels`",
     )
 
@@ -203,7 +213,7 @@ class LabelledRenderer(Renderer):
         ids = head + (second or []) + frame.suffix
         typed_from = len(head) if second is not None and frame.typed else len(ids)
         marks = self._remarks(f"{example.prompt}{example.pair or ''}")
-        label = self._numbers[(example.completion or "").strip()]
+        label = self._numbers[example.label]
         return Rendered(ids, [False] * len(ids), ids[:typed_from], [], length, 0, marks, label)
 
 
@@ -244,27 +254,30 @@ def class_findings(labels: Sequence[str], counts: Mapping[str, int], *, given: b
 
 
 def recheck_labelled(
-    name: str, examples: Sequence[Example], rows: Sequence[Rendered], renderer: LabelledRenderer
+    name: str, sample: Sequence[tuple[Example, Rendered]], renderer: LabelledRenderer
 ) -> list[Finding]:
-    """Decode some rows of a split again and hold them, and their classes, against their examples."""
-    step = max(1, len(rows) // ROWS)
-    looked = range(0, len(rows), step)
+    """Decode some rows of a split again and hold them, and their classes, against their examples.
+
+    Args:
+        name: The split.
+        sample: Evenly spaced examples of it, and the same rendered.
+        renderer: What rendered them.
+    """
     wrong: dict[str, list[str]] = {}
-    for i in looked:
-        example, row = examples[i], rows[i]
-        if row.label is None or renderer.labels[row.label] != (example.completion or "").strip():
+    for example, row in sample:
+        if row.label is None or renderer.labels[row.label] != example.label:
             wrong.setdefault("label", []).append(example.id)
         if not row.truncated and not _says(example, row, renderer.tokenizer):
             wrong.setdefault("text", []).append(example.id)
     findings = []
     for fault, ids in wrong.items():
-        if fault == "label" or len(ids) > TOLERATED * len(looked):
+        if fault == "label" or len(ids) > TOLERATED * len(sample):
             what = (
-                f"in {len(ids)} of {len(looked)} {name} rows that were decoded again, the {fault} is not the example's"
+                f"in {len(ids)} of {len(sample)} {name} rows that were decoded again, the {fault} is not the example's"
             )
             why = "The model would learn from rows that nobody wrote."
             fix = "look at them with `burnish inspect`"
-            evidence = {"rows": len(ids), "of": len(looked), "first": ids[:20]}
+            evidence = {"rows": len(ids), "of": len(sample), "first": ids[:20]}
             findings.append(Finding("stop", f"render.other-{fault}", what, ids[0], why, fix, evidence))
     return findings
 

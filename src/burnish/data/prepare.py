@@ -1,42 +1,50 @@
-"""The whole way from the recipe's `data:` to token tables: read, convert, clean, split, render."""
+"""The whole way from the recipe's `data:` to token tables: read, convert, clean, split, render.
+
+Rows are read from their files in three passes and never held: the first counts them and finds their columns, the second
+keeps two hashes and a name of each, and its label in a classification, from which split, duplicates, leaks and classes
+are settled, the third renders those that stay and appends them to tables. Only the examples of the held-out splits
+remain in memory.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import UserError
 from burnish.core.findings import Finding
-from burnish.data import duplicates as duplicate
+from burnish.data import cache
 from burnish.data import findings as says
-from burnish.data.config import DataConfig, SourceConfig
+from burnish.data.config import DataConfig
 from burnish.data.conversations import Fault
 from burnish.data.example import Example
-from burnish.data.formats import convert, plan_source
-from burnish.data.labelled import (
-    Classes,
-    LabelledRenderer,
-    class_counts,
-    class_findings,
-    plan_labelled,
-    recheck_labelled,
-    settle_labels,
-)
-from burnish.data.recheck import recheck
+from burnish.data.formats import Converted
+from burnish.data.keys import KeyBook, Keys
+from burnish.data.labelled import Classes
+from burnish.data.names import RowNames, split_name
 from burnish.data.render import Kind, Rendered, Renderer
-from burnish.data.rows import BadRow, Dropped, refuse_bad_rows
-from burnish.data.sources import read_source
-from burnish.data.splits import choose_rows, split_examples
+from burnish.data.rows import MOST_DROPPED, BadRow, BadRows, Dropped, refuse_bad_rows
+from burnish.data.select import Selection, State, needed_splits
+from burnish.data.streams import CHUNK, SPLITS, Opened, Reread, Stream
 from burnish.data.summary import source_summary, split_summary
 from burnish.data.table import TokenTable
+from burnish.data.tally import Tally
+from burnish.data.tasks import ClassTask, TextTask
+from burnish.data.writer import Shelf, TableWriter
 
-SPLITS = ("train", "validation", "test")
-_MOST_DROPPED = 1000
+IN_MEMORY = 16 << 20
+"""Bytes of tables that stay in memory. Larger ones are mapped from files, which are kept for the next run."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +55,19 @@ class Prepared:
         train: Rows to learn from.
         validation: Rows to choose by; empty if none were asked for.
         test: Rows to measure on; empty if none were asked for.
-        examples: The examples of each split, one per row of its table and in its order.
+        examples: The examples of each split, one per row of its table and in its order. Those of the training split
+            are read from their files whenever they are asked for.
         findings: What there is to say; one of severity ``stop`` refuses the run (`core.findings.refuse_stops`).
         summary: All of it as JSON, for `data.json`.
-        dropped: The rows of each split that were left out, with the reason.
         renderer: What made the tokens, for prompts that are to look the same.
     """
 
     train: TokenTable
     validation: TokenTable
     test: TokenTable
-    examples: dict[str, list[Example]]
+    examples: Mapping[str, Sequence[Example]]
     findings: list[Finding]
     summary: dict[str, Any]
-    dropped: dict[str, list[Dropped]]
     renderer: Renderer
 
     def table(self, split: str) -> TokenTable:
@@ -71,41 +78,6 @@ class Prepared:
         return tables[split]
 
 
-@dataclass
-class _State:
-    """What is being prepared: the examples of each split, and what was noted on the way."""
-
-    parts: dict[str, list[Example]] = field(default_factory=lambda: {name: [] for name in SPLITS})
-    dropped: dict[str, list[Dropped]] = field(default_factory=lambda: {name: [] for name in SPLITS})
-    findings: list[Finding] = field(default_factory=list)
-    sources: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    duplicates: dict[str, dict[str, int]] = field(default_factory=dict)
-    leaks: dict[str, int] = field(default_factory=dict)
-
-    def step(self, name: str, needed: Sequence[str]) -> None:
-        """Note the counts after a step, and refuse a needed split that it emptied."""
-        self.steps.append({"step": name, **{part: len(rows) for part, rows in self.parts.items()}})
-        for part in needed:
-            if not self.parts[part]:
-                trail = " → ".join(f"{s['step']} {s[part]:,}" for s in self.steps)
-                reasons = "; ".join(dict.fromkeys(d.reason for d in self.dropped[part][:5]))
-                raise UserError(
-                    f"the {part} set is empty after the step `{name}`" + (f": {reasons}" if reasons else ""),
-                    where=f"data.{part}: rows after each step: {trail}",
-                    fix=_CURES.get(name, "give more rows"),
-                )
-
-
-_CURES = {
-    "convert": "give rows with a prompt and a target, or map the columns in the recipe",
-    "duplicates": "give rows that differ, or set `data.duplicates: keep`",
-    "split": "ask for other amounts under `data.split`",
-    "leaks": "give evaluation rows of their own, or set `data.on_leak: warn`",
-    "render": "raise `data.render.max_length`, or give rows with a target",
-}
-
-
 def prepare(
     config: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -114,6 +86,8 @@ def prepare(
     base: Path | None = None,
     *,
     classes: Classes | None = None,
+    chunk: int = CHUNK,
+    in_memory: int = IN_MEMORY,
 ) -> Prepared:
     """Read, convert, clean, split and render the data of a run. Equal arguments and files give equal tables.
 
@@ -124,185 +98,214 @@ def prepare(
         seed: The run's seed.
         base: Folder that relative paths start at; the working folder if None.
         classes: What a classification asks for; None to learn text.
+        chunk: Rows that are held at a time; it changes nothing else.
+        in_memory: Bytes of tables that stay in memory; it changes nothing else.
 
     Raises:
         UserError: A source or a row is wrong (all wrong rows at once), or a set is or becomes empty.
     """
-    state = _State()
-    needed = [name for name in SPLITS if name == "train" or _wanted(config, name)]
-    given = [name for name in needed if name == "train" or getattr(config, name) is not None]
-    _load(state, config, base, labelled=classes is not None)
-    state.step("convert", given)
-    for name in given:
-        _deduplicate(state, name, config)
-    state.step("duplicates", given)
-    held = {"validation": config.validation is None, "test": config.test is None}
-    parts = split_examples(state.parts["train"], config.split, seed=seed, **held)
-    state.parts |= {name: rows for name, rows in parts.items() if name == "train" or held[name]}
-    state.step("split", needed)
-    _remove_leaks(state, config)
-    state.step("leaks", needed)
-    if config.train_rows is not None:
-        _choose(state, config.train_rows, seed)
-    renderer = _renderer(state, config, tokenizer, kind, classes)
-    rendered = _render(state, renderer)
-    tables = {n: TokenTable.build([e.id for e in state.parts[n]], rendered[n]) for n in SPLITS}
-    state.step("render", needed)
-    for name in SPLITS:
-        state.findings += says.render_findings(name, rendered[name], state.dropped[name], config)
-        state.findings += _look_again(name, state.parts[name], rendered[name], renderer)
-    summary = _summary(state, config, seed, tables, rendered, tokenizer)
-    if isinstance(renderer, LabelledRenderer):
-        for name, table in tables.items():
-            summary["splits"][name]["classes"] = class_counts(renderer.labels, table.labels)
-            for shown, number in zip(summary["splits"][name]["shown"], table.labels, strict=False):
-                shown["label"] = renderer.labels[number]
-        counts = summary["splits"]["train"]["classes"]
-        state.findings += class_findings(renderer.labels, counts, given=bool(classes and classes.labels))
+    opened = Opened.of(config, base, TextTask() if classes is None else ClassTask(classes))
+    renderer_of = lru_cache(1)(partial(opened.task.renderer, tokenizer, config.render, kind))
+    key = cache.key_of(config, tokenizer, kind, seed, opened)
+    stored, notes = cache.find(key) if key else (None, [])
+    if stored is None:
+        with _partial_folder() as folder:
+            shelf = Shelf(folder, in_memory)
+            stored = _Preparation(config, renderer_of, seed, opened, chunk).run(shelf)
+            if shelf.on_disk and key:
+                cache.keep(stored, folder, key)
+    streams = partial(_chunks_again, opened, chunk)
     return Prepared(
-        tables["train"],
-        tables["validation"],
-        tables["test"],
-        state.parts,
-        state.findings,
-        summary,
-        state.dropped,
-        renderer,
+        train=stored.tables["train"][0],
+        validation=stored.tables["validation"][0],
+        test=stored.tables["test"][0],
+        examples={**stored.examples, "train": Reread(streams, stored.tables["train"][1])},
+        findings=[*notes, *stored.findings],
+        summary=stored.summary,
+        renderer=renderer_of(stored.labels),
     )
 
 
-def _wanted(config: DataConfig, name: str) -> bool:
-    return getattr(config, name) is not None or bool(getattr(config.split, name))
+@contextmanager
+def _partial_folder() -> Iterator[Path]:
+    """A folder for tables that outgrow memory; removed afterwards unless it was renamed: what is mapped stays."""
+    folder = cache.home() / f".{secrets.token_hex(8)}"
+    try:
+        yield folder
+    except OSError as error:
+        raise UserError(
+            f"the token table cannot be written: {error.strerror or error}",
+            where=str(folder),
+            fix="free space there, or set $BURNISH_CACHE to a folder with room",
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _renderer(
-    state: _State, config: DataConfig, tokenizer: PreTrainedTokenizerBase, kind: Kind, classes: Classes | None
-) -> Renderer:
-    if classes is None:
-        return Renderer(tokenizer, config.render, kind)
-    return LabelledRenderer(tokenizer, config.render, settle_labels(classes, state.parts))
+def _chunks_again(opened: Opened, chunk: int) -> Iterator[Converted]:
+    """One more pass over the training examples, of the same files as before."""
+    opened.refuse_changes()
+    streams = [stream for stream in opened.streams() if stream.part == "train"]
+    return chain.from_iterable(stream.chunks(chunk) for stream in streams)
 
 
-def _look_again(name: str, examples: Sequence[Example], rows: Sequence[Rendered], renderer: Renderer) -> list[Finding]:
-    if isinstance(renderer, LabelledRenderer):
-        return recheck_labelled(name, examples, rows, renderer)
-    return recheck(name, examples, rows, renderer.tokenizer, renderer.config)
+@dataclass
+class _Preparation:
+    """One preparation, pass by pass."""
+
+    config: DataConfig
+    renderer_of: Callable[[tuple[str, ...]], Renderer]
+    seed: int
+    opened: Opened
+    chunk: int
+    state: State = field(default_factory=State)
+    streams: list[Stream] = field(default_factory=list)
+
+    def run(self, shelf: Shelf) -> cache.Stored:
+        """All of it; large tables are written to the shelf's folder."""
+        self.streams = self.opened.streams()
+        keys = self._keys()
+        columns = list(dict.fromkeys(c for s in self.streams if s.part == "train" for c in s.read.columns))
+        selection = Selection(self.state, self.config, self.seed, keys, columns)
+        goals = selection.choose()
+        labels = self.opened.task.settle(selection.labels())
+        del keys, selection
+        rendering = _Rendering(self.renderer_of(labels), shelf, self.state)
+        try:
+            for part in SPLITS:
+                rendering.run(self._chunks(part), goals[part])
+            self.opened.refuse_changes()
+            return self._finish(rendering, labels)
+        finally:
+            shelf.close()
+
+    def _chunks(self, part: str) -> Iterator[list[Example]]:
+        for stream in self.streams:
+            if stream.part == part:
+                yield from (converted.examples for converted in stream.chunks(self.chunk))
+
+    def _keys(self) -> dict[str, Keys]:
+        """The pass that hashes; the wrong rows of all sources are refused at once."""
+        split = self.config.split
+        read = {name: sum(s.read.rows for s in self.streams if s.part == name) for name in SPLITS}
+        labelled = self.opened.task.asked is not None
+        books = {n: KeyBook(read[n], split.group or split.stratify, labelled=labelled) for n in SPLITS}
+        bad = BadRows()
+        for stream in self.streams:
+            bad.extend(stream.read.bad)
+            dropped = 0
+            for converted in stream.chunks(self.chunk):
+                for wrong in converted.bad:
+                    bad.add(wrong)
+                for row in converted.dropped:
+                    self.state.dropped[stream.part].add(row)
+                dropped += len(converted.dropped)
+                books[stream.part].add(converted.examples)
+            config = stream.source.config
+            self.state.sources.append(source_summary(stream.part, config, stream.read, stream.plan, dropped))
+            self.state.findings += says.source_findings(config, stream.read, stream.plan)
+        self.state.steps.append({"step": "read", **read})
+        refuse_bad_rows(bad)
+        return {name: book.finish() for name, book in books.items()}
+
+    def _finish(self, rendering: _Rendering, labels: tuple[str, ...]) -> cache.Stored:
+        state, renderer, task = self.state, rendering.renderer, self.opened.task
+        refuse_bad_rows(rendering.all_bad(), what="when they were rendered")
+        files = tuple(rendering.files)
+        tables = {name: writer.finish(files) for name, writer in rendering.writers.items()}
+        state.counts = {name: len(table) for name, (table, _) in tables.items()}
+        state.step("render", needed_splits(self.config))
+        for name in SPLITS:
+            tally = rendering.tallies[name]
+            state.findings += says.render_findings(name, tally, state.dropped[name], self.config)
+            state.findings += task.look_again(name, tally.sample, renderer)
+        splits = {
+            name: split_summary(tables[name][0], rendering.tallies[name], state.dropped[name], renderer.tokenizer)
+            for name in SPLITS
+        }
+        state.findings += task.describe(splits, {name: table for name, (table, _) in tables.items()}, labels)
+        return cache.Stored(tables, rendering.held_out, state.findings, self._summary(splits), labels)
+
+    def _summary(self, splits: dict[str, Any]) -> dict[str, Any]:
+        state, split = self.state, self.config.split
+        dropped = [{"split": name, **d.to_json()} for name in SPLITS for d in state.dropped[name].first]
+        return {
+            "sources": state.sources,
+            "steps": state.steps,
+            "split": {
+                "seed": split.seed if split.seed is not None else self.seed,
+                "group": split.group,
+                "stratify": split.stratify,
+            },
+            "splits": splits,
+            "duplicates": state.duplicates,
+            "leaks": state.leaks,
+            "n_dropped": sum(rows.count for rows in state.dropped.values()),
+            "dropped": dropped[:MOST_DROPPED],
+            "render": self.config.render.model_dump(mode="json"),
+        }
 
 
-def _load(state: _State, config: DataConfig, base: Path | None, *, labelled: bool) -> None:
-    """Read and convert every source; the wrong rows of all of them are refused at once."""
-    sources: list[tuple[str, SourceConfig]] = [("train", s) for s in config.train_sources]
-    sources += [(name, s) for name in SPLITS[1:] if (s := getattr(config, name)) is not None]
-    reads = [(part, source, read_source(source, base)) for part, source in sources]
-    names = short_names([f.path for _, _, read in reads for f in read.files])
-    bad: list[BadRow] = []
-    for part, source, read in reads:
-        bad += read.bad
-        if not read.rows:
-            continue
-        plan = plan_labelled(source, read.rows) if labelled else plan_source(source, read.rows, config.render.chat)
-        converted = convert(read.rows, plan, names)
-        bad += converted.bad
-        state.parts[part] += converted.examples
-        state.dropped[part] += converted.dropped
-        state.sources.append(source_summary(part, source, read, plan, len(converted.dropped)))
-        state.findings += says.source_findings(source, read, plan)
-    state.steps.append({"step": "read", **{n: sum(len(r.rows) for p, _, r in reads if p == n) for n in SPLITS}})
-    refuse_bad_rows(bad)
+class _Rendering:
+    """The pass that renders: examples in, rows of tables out.
 
+    Attributes:
+        writers: The growing table of each split.
+        tallies: What is counted of it.
+        held_out: The examples of validation and test, without their raw columns.
+        files: The names of all files, by place.
+    """
 
-def short_names(files: Sequence[str]) -> dict[str, str]:
-    """Files by their path below the folder that all of them share; names that are no paths stay as they are."""
-    paths = sorted({f for f in files if os.path.isabs(f)})
-    if not paths:
-        return {}
-    common = os.path.commonpath([os.path.dirname(p) for p in paths])
-    return {p: Path(os.path.relpath(p, common)).as_posix() for p in paths}
+    def __init__(self, renderer: Renderer, shelf: Shelf, state: State) -> None:
+        self.renderer, self.dropped = renderer, state.dropped
+        self.writers: dict[str, TableWriter] = {name: shelf.writer(name) for name in SPLITS}
+        self.tallies = {name: Tally() for name in SPLITS}
+        self.held_out: dict[str, list[Example]] = {name: [] for name in SPLITS[1:]}
+        self.files: dict[str, int] = {}
+        self.bad = {name: BadRows() for name in SPLITS}
 
+    def run(self, chunks: Iterator[list[Example]], goals: NDArray[np.uint8]) -> None:
+        """Render the examples of one part.
 
-def _deduplicate(state: _State, name: str, config: DataConfig) -> None:
-    found = duplicate.find_duplicates(state.parts[name])
-    state.duplicates[name] = {
-        "copies": len(found.copies),
-        "repeated_prompts": found.repeated_prompts,
-        "conflicting_prompts": len(found.conflicts),
-    }
-    state.findings += says.duplicate_findings(name, found, config)
-    if config.duplicates == "drop":
-        state.parts[name] = found.unique
+        Args:
+            chunks: They, some at a time.
+            goals: [N] the split of each, counted from 1; 0 for none.
+        """
+        start = 0
+        for examples in chunks:
+            here = goals[start : start + len(examples)]
+            for place, name in enumerate(SPLITS, 1):
+                chosen = np.flatnonzero(here == place)
+                if len(chosen):
+                    self._render(name, [examples[i] for i in chosen], chosen + start)
+            start += len(examples)
 
-
-def _remove_leaks(state: _State, config: DataConfig) -> None:
-    """Compare each split with those that are measured on after it; the measured set is the one that keeps the row."""
-    for part, other in (("validation", "test"), ("train", "validation"), ("train", "test")):
-        leaks = duplicate.find_leaks(state.parts[part], state.parts[other])
-        if not leaks:
-            continue
-        state.leaks[f"{part} in {other}"] = len(leaks)
-        state.findings.append(says.leak_finding(part, other, leaks, config.on_leak))
-        if config.on_leak == "drop":
-            state.parts[part] = [e for e in state.parts[part] if e.id not in leaks]
-
-
-def _choose(state: _State, count: int, seed: int) -> None:
-    there = len(state.parts["train"])
-    if count > there:
-        state.findings.append(
-            Finding(
-                "warning",
-                "data.fewer-rows",
-                f"`data.train_rows` asks for {count:,} rows, but training has {there:,}",
-                where="data.train_rows",
-                fix="Ask for fewer, or give more.",
-                evidence={"asked": count, "rows": there},
-            )
-        )
-    state.parts["train"] = choose_rows(state.parts["train"], count, seed=seed)
-    state.step("train_rows", ["train"])
-
-
-def _render(state: _State, renderer: Renderer) -> dict[str, list[Rendered]]:
-    """Tokens of every split; rows that cannot be rendered are refused together, those without a target dropped."""
-    bad: list[BadRow] = []
-    rendered: dict[str, list[Rendered]] = {}
-    for name in SPLITS:
-        kept: list[Example] = []
-        rendered[name] = []
-        for example, outcome in zip(state.parts[name], renderer.render_all(state.parts[name]), strict=True):
-            if isinstance(outcome, Fault):
-                file, _, line = example.id.rpartition(":")
-                bad.append(BadRow(file, int(line), outcome.field, outcome.expected, outcome.found, outcome.fix))
+    def _render(self, name: str, examples: list[Example], numbers: NDArray[np.int64]) -> None:
+        """Tokens of some rows of a split; rows that cannot be rendered are noted, those without a target dropped."""
+        tally, kept, rows = self.tallies[name], [], []
+        for place, (example, outcome) in enumerate(zip(examples, self.renderer.render_all(examples), strict=True)):
+            if isinstance(outcome, Rendered):
+                kept.append(place)
+                rows.append(outcome)
+                tally.add(example, outcome)
             elif isinstance(outcome, Dropped):
-                state.dropped[name].append(outcome)
+                self.dropped[name].add(outcome)
             else:
-                kept.append(example)
-                rendered[name].append(outcome)
-        state.parts[name] = kept
-    refuse_bad_rows(bad, what="when they were rendered")
-    return rendered
+                self.bad[name].add(_bad_row(example, outcome))
+        stay = [examples[place] for place in kept]
+        if name in self.held_out:
+            self.held_out[name] += [replace(example, fields={}) for example in stay]
+        table = TokenTable.build(RowNames.of((e.id for e in stay), self.files), rows)
+        self.writers[name].append(table, numbers[kept])
+
+    def all_bad(self) -> BadRows:
+        """Rows that cannot be rendered, split by split."""
+        bad = BadRows()
+        for rows in self.bad.values():
+            bad.extend(rows)
+        return bad
 
 
-def _summary(
-    state: _State,
-    config: DataConfig,
-    seed: int,
-    tables: Mapping[str, TokenTable],
-    rendered: Mapping[str, Sequence[Rendered]],
-    tokenizer: PreTrainedTokenizerBase,
-) -> dict[str, Any]:
-    dropped = [{"split": name, **d.to_json()} for name in SPLITS for d in state.dropped[name]]
-    return {
-        "sources": state.sources,
-        "steps": state.steps,
-        "split": {
-            "seed": config.split.seed if config.split.seed is not None else seed,
-            "group": config.split.group,
-            "stratify": config.split.stratify,
-        },
-        "splits": {n: split_summary(tables[n], rendered[n], state.dropped[n], tokenizer) for n in SPLITS},
-        "duplicates": state.duplicates,
-        "leaks": state.leaks,
-        "n_dropped": len(dropped),
-        "dropped": dropped[:_MOST_DROPPED],
-        "render": config.render.model_dump(mode="json"),
-    }
+def _bad_row(example: Example, fault: Fault) -> BadRow:
+    file, line = split_name(example.id)
+    return BadRow(file, line, fault.field, fault.expected, fault.found, fault.fix)

@@ -9,7 +9,8 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,35 @@ import pyarrow
 import pyarrow.parquet
 
 from burnish.core.errors import UserError
-from burnish.core.files import sha256
 from burnish.data.config import SourceConfig
-from burnish.data.decode import Decoded, read_text
-from burnish.data.rows import BadRow, Read, ReadFile, Row, describe
+from burnish.data.decode import Undecodable, text_blocks
+from burnish.data.rows import BadRow, BadRows, Row, describe
 
+BATCH = 512
+"""Rows of a columnar file that are turned into Python values at once."""
+_CSV_ROWS = 512
 _LARGEST_CELL = 1 << 30
 _CELL_LIMIT_LOCK = threading.Lock()
 
-Reader = Callable[[Path, SourceConfig], Read]
+Reader = Callable[[Path, SourceConfig, "Seen"], Iterator[Row]]
 
 
-def read_file(path: Path, source: SourceConfig) -> Read:
-    """Read one data file by its suffix.
+@dataclass
+class Seen:
+    """What reading a file turns up beside its rows: rows that are wrong, bytes that are no text, and notes."""
+
+    bad: BadRows = field(default_factory=BadRows)
+    undecodable: Undecodable = field(default_factory=Undecodable)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_rows(path: Path, source: SourceConfig, seen: Seen) -> Iterator[Row]:
+    """The rows of one data file, one by one, by its suffix.
 
     Raises:
-        UserError: The suffix is unknown, or the file as a whole cannot be read. Single bad rows are returned.
+        UserError: The suffix is unknown, or the file as a whole cannot be read. Single bad rows are noted in ``seen``.
     """
-    return READERS[kind_of(path)](path, source)
+    return READERS[kind_of(path)](path, source, seen)
 
 
 def kind_of(path: Path) -> str:
@@ -44,50 +56,47 @@ def kind_of(path: Path) -> str:
     return suffix if suffix in READERS else ""
 
 
-def _read_json(path: Path, source: SourceConfig) -> Read:
-    decoded = _decode(path, source)
-    text = decoded.text
+def _read_json(path: Path, source: SourceConfig, seen: Seen) -> Iterator[Row]:
+    """A JSON list or object. Its text is held while it is read; JSON lines are not."""
+    text = "".join(_text(path, source, seen))
     start = _skip_space(text, 0)
     if start < len(text) and text[start] == "{":
-        return _read_json_object(path, source, decoded, start)
+        return _read_json_object(path, source, seen, text, start)
     if start >= len(text) or text[start] != "[":
         raise UserError("the file is not a JSON list of rows", where=f"{path}:1", fix="write `[{…}, {…}]`, or .jsonl")
-    return _finish(path, decoded, *_json_list(text, start, path))
+    return _json_list(text, start, path, seen)
 
 
-def _read_json_object(path: Path, source: SourceConfig, decoded: Decoded, start: int) -> Read:
+def _read_json_object(path: Path, source: SourceConfig, seen: Seen, text: str, start: int) -> Iterator[Row]:
     """A top-level object: JSON lines under the wrong suffix, one row, or a wrapper around one list of rows."""
-    text = decoded.text
     value, end = _one_value(text, start, path)
     if _skip_space(text, end) < len(text):
-        return _read_jsonl(path, source)
+        return _jsonl_rows(iter([text]), path, seen)
     lists = [k for k, v in value.items() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)]
     if len(lists) == 1 and not {"messages", "conversations"} & set(lists):
         inner = re.compile(rf"{re.escape(json.dumps(lists[0], ensure_ascii=False))}\s*:\s*").search(text, start)
         if inner:
-            return _finish(path, decoded, *_json_list(text, inner.end(), path))
-    return _finish(path, decoded, [Row(value, str(path), 1)], [])
+            return _json_list(text, inner.end(), path, seen)
+    return iter([Row(value, str(path), 1)])
 
 
-def _json_list(text: str, start: int, path: Path) -> tuple[list[Row], list[BadRow]]:
+def _json_list(text: str, start: int, path: Path, seen: Seen) -> Iterator[Row]:
     """The elements of a JSON list, read one by one so that each row knows its line."""
-    rows: list[Row] = []
-    bad: list[BadRow] = []
     position, line, counted = _skip_space(text, start + 1), 1, 0
     if text[position : position + 1] == "]":
-        return rows, bad
+        return
     while True:
         line += text.count("\n", counted, position)
         counted = position
         value, end = _one_value(text, position, path)
         if isinstance(value, dict):
-            rows.append(Row(value, str(path), line))
+            yield Row(value, str(path), line)
         else:
-            bad.append(BadRow(str(path), line, "(row)", "an object", describe(value)))
+            seen.bad.add(BadRow(str(path), line, "(row)", "an object", describe(value)))
         end = _skip_space(text, end)
         mark = text[end : end + 1]
         if mark == "]":
-            return rows, bad
+            return
         if mark != ",":
             line += text.count("\n", counted, end)
             raise UserError("the JSON list is broken: `,` or `]` expected", where=f"{path}:{line}", fix="mend the line")
@@ -110,57 +119,65 @@ def _skip_space(text: str, position: int) -> int:
     return position
 
 
-def _read_jsonl(path: Path, source: SourceConfig) -> Read:
-    decoded = _decode(path, source)
-    rows: list[Row] = []
-    bad: list[BadRow] = []
-    for number, line in enumerate(decoded.text.split("\n"), 1):  # splitlines() would also split at U+2028 inside a text
-        if not line.strip():
-            continue
+def _read_jsonl(path: Path, source: SourceConfig, seen: Seen) -> Iterator[Row]:
+    return _jsonl_rows(_text(path, source, seen), path, seen)
+
+
+def _jsonl_rows(blocks: Iterator[str], path: Path, seen: Seen) -> Iterator[Row]:
+    name = str(path)
+    for number, line in _numbered(blocks):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            bad.append(BadRow(str(path), number, "(line)", "one JSON object", _reason(error), "mend the line"))
+            seen.bad.add(BadRow(name, number, "(line)", "one JSON object", _reason(error), "mend the line"))
             continue
         if isinstance(value, dict):
-            rows.append(Row(value, str(path), number))
+            yield Row(value, name, number)
         else:
-            bad.append(BadRow(str(path), number, "(line)", "one JSON object", describe(value)))
-    return _finish(path, decoded, rows, bad)
+            seen.bad.add(BadRow(name, number, "(line)", "one JSON object", describe(value)))
+
+
+def _numbered(blocks: Iterator[str]) -> Iterator[tuple[int, str]]:
+    """Every line that is not blank, with its number; splitlines() would also split at U+2028 inside a text."""
+    lines = (line for block in blocks for line in block.removesuffix("\n").split("\n"))
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
 def _reason(error: Exception) -> str:
     return "nesting too deep" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
 
 
-def _read_csv(path: Path, source: SourceConfig) -> Read:
-    decoded = _decode(path, source)
+def _read_csv(path: Path, source: SourceConfig, seen: Seen) -> Iterator[Row]:
+    blocks = _text(path, source, seen)
+    start = next(blocks, "")
     delimiter = "\t" if kind_of(path) == "tsv" else ","
-    first = decoded.text.split("\n", 1)[0]
-    notes: list[str] = []
+    first = start.split("\n", 1)[0]
     if delimiter not in first:
         others = [d for d in ";\t|" if d in first]
         if len(others) == 1:
             delimiter = others[0]
-            notes.append(f"{path}: the columns are separated by {delimiter!r}")
-    with _large_cells():
-        rows, bad = _csv_rows(decoded.text, delimiter, path)
-    return replace(_finish(path, decoded, rows, bad), notes=notes)
+            seen.notes.append(f"{path}: the columns are separated by {delimiter!r}")
+    lines = (line for block in chain([start], blocks) for line in io.StringIO(block, newline=""))
+    rows = _csv_rows(csv.reader(lines, delimiter=delimiter, strict=True), path, seen)
+    while True:
+        with _large_cells():
+            ready = list(islice(rows, _CSV_ROWS))
+        if not ready:
+            return
+        yield from ready
 
 
-def _csv_rows(text: str, delimiter: str, path: Path) -> tuple[list[Row], list[BadRow]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[Row] = []
-    bad: list[BadRow] = []
+def _csv_rows(reader: Any, path: Path, seen: Seen) -> Iterator[Row]:
+    name = str(path)
     header: list[str] | None = None
     start = 1
     while True:
         try:
             cells = next(reader)
         except StopIteration:
-            break
+            return
         except csv.Error as error:
-            bad.append(BadRow(str(path), start, "(line)", "well-formed cells", str(error), "check its quotes"))
+            seen.bad.add(BadRow(name, start, "(line)", "well-formed cells", str(error), "check its quotes"))
             start = reader.line_num + 1
             continue
         line, start = start, reader.line_num + 1
@@ -170,12 +187,10 @@ def _csv_rows(text: str, delimiter: str, path: Path) -> tuple[list[Row], list[Ba
             header = _header(cells, path)
         elif len(cells) != len(header):
             expected = f"{len(header)} cells, as in the header"
-            bad.append(
-                BadRow(str(path), line, "(line)", expected, f"{len(cells)}", "quote cells that hold a separator")
-            )
+            fix = "quote cells that hold a separator"
+            seen.bad.add(BadRow(name, line, "(line)", expected, f"{len(cells)}", fix))
         else:
-            rows.append(Row(dict(zip(header, cells, strict=True)), str(path), line))
-    return rows, bad
+            yield Row(dict(zip(header, cells, strict=True)), name, line)
 
 
 def _header(cells: list[str], path: Path) -> list[str]:
@@ -197,61 +212,51 @@ def _large_cells() -> Iterator[None]:
             csv.field_size_limit(before)
 
 
-def _read_parquet(path: Path, source: SourceConfig) -> Read:
+def _read_parquet(path: Path, source: SourceConfig, seen: Seen) -> Iterator[Row]:
     try:
-        values = pyarrow.parquet.read_table(path, partitioning=None).to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            values = (value for batch in file.iter_batches(batch_size=BATCH) for value in batch.to_pylist())
+            yield from (Row(value, str(path), number) for number, value in enumerate(values, 1))
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # texts that are no UTF-8 too
         reason = str(error).splitlines()[0]
         raise UserError(f"the file is no readable Parquet: {reason}", where=str(path), fix="write it again") from None
-    rows = [Row(value, str(path), number) for number, value in enumerate(values, 1)]
-    return Read(rows, [ReadFile(str(path), sha256(path), len(rows))])
 
 
-def _read_txt(path: Path, source: SourceConfig) -> Read:
-    decoded = _decode(path, source)
-    rows = [
-        Row({"text": text, "file": path.name, "folder": path.parent.name}, str(path), line)
-        for line, text in _TXT_ROWS[source.txt_rows](decoded.text.replace("\r\n", "\n"))
-    ]
-    return _finish(path, decoded, rows, [])
+def _read_txt(path: Path, source: SourceConfig, seen: Seen) -> Iterator[Row]:
+    blocks = (block.replace("\r\n", "\n") for block in _text(path, source, seen))
+    for line, text in _TXT_ROWS[source.txt_rows](blocks):
+        yield Row({"text": text, "file": path.name, "folder": path.parent.name}, str(path), line)
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    return ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
-
-
-def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
+def _paragraphs(blocks: Iterator[str]) -> Iterator[tuple[int, str]]:
     """Stretches of lines between blank ones, with the line where each begins."""
     held: list[str] = []
-    start = 1
-    for number, line in enumerate([*text.split("\n"), ""], 1):
-        if line.strip():
-            start = start if held else number
-            held.append(line)
-        elif held:
+    start, last = 1, 0
+    for number, line in _numbered(blocks):
+        if held and number != last + 1:
             yield start, "\n".join(held)
             held = []
+        start = start if held else number
+        held.append(line)
+        last = number
+    if held:
+        yield start, "\n".join(held)
 
 
-def _whole(text: str) -> Iterator[tuple[int, str]]:
-    yield 1, text.strip("\n")
+def _whole(blocks: Iterator[str]) -> Iterator[tuple[int, str]]:
+    yield 1, "".join(blocks).strip("\n")
 
 
-_TXT_ROWS: dict[str, Callable[[str], Iterator[tuple[int, str]]]] = {
-    "auto": _lines,  # sources.py settles `auto` for folders before a file is read
-    "line": _lines,
+_TXT_ROWS: dict[str, Callable[[Iterator[str]], Iterator[tuple[int, str]]]] = {
+    "auto": _numbered,  # sources.py settles `auto` for folders before a file is read
+    "line": _numbered,
     "paragraph": _paragraphs,
     "file": _whole,
 }
 
 
-def _decode(path: Path, source: SourceConfig) -> Decoded:
-    return read_text(path, encoding=source.encoding, on_bad_bytes=source.on_bad_bytes)
-
-
-def _finish(path: Path, decoded: Decoded, rows: list[Row], bad: list[BadRow]) -> Read:
-    lines = tuple(sorted(set(decoded.bad_lines)))
-    return Read(rows, [ReadFile(str(path), decoded.sha256, len(rows), len(decoded.bad_lines), lines)], bad)
+def _text(path: Path, source: SourceConfig, seen: Seen) -> Iterator[str]:
+    return text_blocks(path, seen.undecodable, encoding=source.encoding, on_bad_bytes=source.on_bad_bytes)
 
 
 READERS: dict[str, Reader] = {

@@ -15,8 +15,6 @@ from burnish.data.config import RenderConfig
 from burnish.data.example import Example
 from burnish.data.render import Rendered
 
-ROWS = 200
-"""Rows of a split that are looked at, evenly spaced."""
 TOLERATED = 0.1
 """Share of the rows that may look wrong where the text of row and template cannot be told apart with certainty."""
 SHORTEST = 8
@@ -48,34 +46,27 @@ CERTAIN = ("end", "bos")
 
 
 def recheck(
-    name: str,
-    examples: Sequence[Example],
-    rows: Sequence[Rendered],
-    tokenizer: PreTrainedTokenizerBase,
-    config: RenderConfig,
+    name: str, sample: Sequence[tuple[Example, Rendered]], tokenizer: PreTrainedTokenizerBase, config: RenderConfig
 ) -> list[Finding]:
     """Decode some rows of a split and compare them with their examples; a finding that stops for each kind of fault.
 
     Args:
         name: The split.
-        examples: Its examples.
-        rows: The same, rendered.
+        sample: Evenly spaced examples of it, and the same rendered.
         tokenizer: The tokenizer that rendered them.
         config: What was asked for.
     """
-    step = max(1, len(rows) // ROWS)
-    looked = range(0, len(rows), step)
     wrong: dict[str, list[str]] = {}
-    for i in looked:
-        for fault in faults(examples[i], rows[i], tokenizer, config):
-            wrong.setdefault(fault, []).append(examples[i].id)
+    for example, row in sample:
+        for fault in faults(example, row, tokenizer, config):
+            wrong.setdefault(fault, []).append(example.id)
     findings = []
     for fault, ids in wrong.items():
-        if fault in CERTAIN or len(ids) > TOLERATED * len(looked):
+        if fault in CERTAIN or len(ids) > TOLERATED * len(sample):
             code, what, why = FAULTS[fault]
-            what = f"in {len(ids)} of {len(looked)} {name} rows that were decoded again, {what}"
+            what = f"in {len(ids)} of {len(sample)} {name} rows that were decoded again, {what}"
             fix = "look at them with `burnish inspect`; check `data.render` and the model's chat template"
-            evidence = {"rows": len(ids), "of": len(looked), "first": ids[:20]}
+            evidence = {"rows": len(ids), "of": len(sample), "first": ids[:20]}
             findings.append(Finding("stop", code, what, ids[0], why, fix, evidence))
     return findings
 

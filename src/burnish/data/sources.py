@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from burnish.core.errors import UserError
+from burnish.core.files import sha256
 from burnish.core.paths import PACKAGE_PREFIX, resolve_path
 from burnish.data.config import SourceConfig
-from burnish.data.readers import READERS, kind_of, read_file
+from burnish.data.readers import BATCH, READERS, Seen, kind_of, read_rows
 from burnish.data.rows import Read, ReadFile, Row
 
 _PATTERN = re.compile(r"[*?\[]")
@@ -20,33 +25,133 @@ _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _SPLIT_NAMES = ("train", "validation", "valid", "val", "dev", "test", "eval")
 
 
-def read_source(source: SourceConfig, base: Path | None = None) -> Read:
-    """Read every row of a source.
+@dataclass(frozen=True)
+class DataFile:
+    """A file that rows are read from."""
+
+    path: Path
+    source: SourceConfig
+
+    @property
+    def name(self) -> str:
+        """What rows call it."""
+        return str(self.path)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of its bytes on the disk."""
+        with _readable(self.name):
+            return sha256(self.path)
+
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of the last change."""
+        with _readable(self.name):
+            status = self.path.stat()
+        return status.st_size, status.st_mtime_ns
+
+    def rows(self, seen: Seen) -> Iterator[Row]:
+        """Its rows, from the disk."""
+        return read_rows(self.path, self.source, seen)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"the file cannot be read: {error.strerror or error}", where=name) from error
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of the `datasets` library; its tables are mapped into memory, not read."""
+
+    data: Any
+    name: str
+
+    @property
+    def sha256(self) -> str | None:
+        """The library's own hash of the table and of every step that made it."""
+        fingerprint = getattr(self.data, "_fingerprint", None)
+        return f"fingerprint:{fingerprint}" if fingerprint else None
+
+    def stamp(self) -> tuple[int, int]:
+        """It does not change: the files are held open."""
+        return len(self.data), 0
+
+    def rows(self, seen: Seen) -> Iterator[Row]:
+        """Its rows."""
+        batches = self.data.with_format("arrow").iter(BATCH)
+        values = (value for batch in batches for value in batch.to_pylist())
+        return (Row(value, self.name, number) for number, value in enumerate(values, 1))
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """A source whose files have been found. Nothing of it is held; every pass reads it again.
+
+    Attributes:
+        config: What the recipe says.
+        parts: Its files, in order.
+        notes: What the user should know.
+    """
+
+    config: SourceConfig
+    parts: Sequence[DataFile | DataSet]
+    notes: Sequence[str] = ()
+
+    def rows(self) -> Iterator[Row]:
+        """Its rows in order. What is wrong with some of them was said by ``scan``."""
+        return islice((row for part in self.parts for row in part.rows(Seen())), self.config.limit)
+
+    def scan(self) -> Read:
+        """The first pass: count the rows, collect their columns, and find those that cannot be read.
+
+        Raises:
+            UserError: A file cannot be read, or there are no rows.
+        """
+        limit = self.config.limit
+        read = Read(notes=list(self.notes))
+        for part in self.parts:
+            seen, count = Seen(), 0
+            for count, row in enumerate(part.rows(seen), 1):  # noqa: B007  # the count is used behind the loop
+                if limit is None or read.rows < limit:
+                    read.first = read.first if read.rows else row.fields
+                    read.rows += 1
+                    if not row.fields.keys() <= read.columns.keys():
+                        read.columns |= dict.fromkeys(row.fields)
+            bad = seen.undecodable
+            read.files.append(
+                ReadFile(part.name, part.sha256, count, bad.sequences, bad.rows, tuple(bad.lines)),
+            )
+            read.bad.extend(seen.bad)
+            read.notes += seen.notes
+            if limit is not None and read.rows >= limit:
+                break
+        if not read.rows and not read.bad.count:
+            fix = "name a source with at least one row"
+            raise UserError("the source holds no rows", where=self.config.path, fix=fix)
+        return read
+
+
+def open_source(source: SourceConfig, base: Path | None = None) -> OpenSource:
+    """Find the files of a source.
 
     Args:
         source: What the recipe says.
         base: Folder that relative paths start at; the working folder if None.
 
-    Returns:
-        The rows in order, the files with their hashes, the rows that could not be read, and notes for the user.
-
     Raises:
-        UserError: Nothing is there, it cannot be read, or it holds no rows.
+        UserError: Nothing is there, or no reader knows it.
     """
     location = _locate(source, base)
     if location is None:
-        read = _read_hub(source)
-    elif isinstance(location, list):
-        read = _read_files(location, source)
-    elif location.is_dir():
-        read = _read_folder(location, source)
-    else:
-        read = _read_files([location], source, single=True)
-    if source.limit is not None:
-        read.rows = read.rows[: source.limit]
-    if not read.rows and not read.bad:
-        raise UserError("the source holds no rows", where=source.path, fix="name a source with at least one row")
-    return read
+        return _open_hub(source)
+    if isinstance(location, list):
+        return _open_files(location, source)
+    if location.is_dir():
+        return _open_folder(location, source)
+    return _open_files([location], source, single=True)
 
 
 def _locate(source: SourceConfig, base: Path | None) -> Path | list[Path] | None:
@@ -88,9 +193,9 @@ def _glob(text: str, base: Path | None) -> list[Path]:
     return files
 
 
-def _read_folder(folder: Path, source: SourceConfig) -> Read:
+def _open_folder(folder: Path, source: SourceConfig) -> OpenSource:
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
-        return _read_datasets_folder(folder, source)
+        return _open_datasets_folder(folder, source)
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and kind_of(p) and not _hidden(p, folder)]
     tables = [p for p in files if kind_of(p) != "txt"]  # a README.txt beside tables is no data
     files = tables or files
@@ -103,11 +208,9 @@ def _read_folder(folder: Path, source: SourceConfig) -> Read:
         raise UserError(f"the folder holds files of several kinds: {', '.join(kinds)}", where=str(folder), fix=fix)
     named = _by_split(files, folder)
     if not named and source.split is None:
-        return _read_files(files, source)
-    split, note = _choose_split(source, named, str(folder))
-    read = _read_files(named[split], source)
-    read.notes += note
-    return read
+        return _open_files(files, source)
+    split, notes = _choose_split(source, named, str(folder))
+    return replace(_open_files(named[split], source), notes=tuple(notes))
 
 
 def _hidden(path: Path, folder: Path) -> bool:
@@ -140,26 +243,18 @@ def _choose_split(source: SourceConfig, splits: Iterable[str], where: str) -> tu
     raise UserError("the source has several splits", where=where, fix=f"set `split` to one of {listed}")
 
 
-def _read_files(files: list[Path], source: SourceConfig, *, single: bool = False) -> Read:
+def _open_files(files: list[Path], source: SourceConfig, *, single: bool = False) -> OpenSource:
     for path in files:
         if not kind_of(path):
             suffixes = ", ".join(f".{s}" for s in READERS)
             raise UserError(f"no reader for `{path.name}`", where=str(path), fix=f"known suffixes: {suffixes}")
+    read_as = source
     if source.txt_rows == "auto":
-        source = source.model_copy(update={"txt_rows": "line" if single else "file"})
-    whole = Read()
-    for path in files:
-        read = read_file(path, source)
-        whole.rows += read.rows
-        whole.files += read.files
-        whole.bad += read.bad
-        whole.notes += read.notes
-        if source.limit is not None and len(whole.rows) >= source.limit:
-            break
-    return whole
+        read_as = source.model_copy(update={"txt_rows": "line" if single else "file"})
+    return OpenSource(source, [DataFile(path, read_as) for path in files])
 
 
-def _read_datasets_folder(folder: Path, source: SourceConfig) -> Read:
+def _open_datasets_folder(folder: Path, source: SourceConfig) -> OpenSource:
     try:
         data = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
@@ -169,7 +264,7 @@ def _read_datasets_folder(folder: Path, source: SourceConfig) -> Read:
     return _from_datasets(data, source, str(folder), None)
 
 
-def _read_hub(source: SourceConfig) -> Read:
+def _open_hub(source: SourceConfig) -> OpenSource:
     try:
         data = datasets.load_dataset(source.path, name=source.subset, split=source.split, revision=source.revision)
     except Exception as error:  # the library raises many kinds; each is a refusal with the same cure
@@ -183,7 +278,7 @@ def _read_hub(source: SourceConfig) -> Read:
     return _from_datasets(data, source, source.path, source.split)
 
 
-def _from_datasets(data: Any, source: SourceConfig, name: str, split: str | None) -> Read:
+def _from_datasets(data: Any, source: SourceConfig, name: str, split: str | None) -> OpenSource:
     notes: list[str] = []
     if isinstance(data, dict):
         split, notes = _choose_split(source, data, name)
@@ -191,7 +286,4 @@ def _from_datasets(data: Any, source: SourceConfig, name: str, split: str | None
     if source.limit is not None:
         data = data.select(range(min(source.limit, len(data))))
     shown = f"{name}[{split}]" if split else name
-    rows = [Row(value, shown, number) for number, value in enumerate(data.to_list(), 1)]
-    # The fingerprint is the library's own hash of the table and of every step that made it.
-    fingerprint = f"fingerprint:{data._fingerprint}" if getattr(data, "_fingerprint", None) else None
-    return Read(rows, [ReadFile(shown, fingerprint, len(rows))], notes=notes)
+    return OpenSource(source, [DataSet(data, shown)], notes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from burnish.data.config import SourceConfig
 from burnish.data.formats import Plan
 from burnish.data.marking import row_spans
-from burnish.data.render import Rendered
-from burnish.data.rows import Dropped, Read
+from burnish.data.rows import DroppedRows, Read
 from burnish.data.table import TokenTable
+from burnish.data.tally import Tally
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
 _MOST_FILES = 50
@@ -25,7 +24,6 @@ SHOWN_ROWS = 5
 def source_summary(part: str, source: SourceConfig, read: Read, plan: Plan, dropped: int) -> dict[str, Any]:
     """One source: files with their hashes, the format and why, the columns, and the rows."""
     files = [f.to_json() for f in read.files]
-    columns = list(dict.fromkeys(name for row in read.rows for name in row.fields))
     digest = hashlib.sha256("\n".join(f"{f.sha256}" for f in read.files).encode()).hexdigest()
     return {
         "part": part,
@@ -33,15 +31,15 @@ def source_summary(part: str, source: SourceConfig, read: Read, plan: Plan, drop
         "format": plan.format,
         "format_why": plan.why,
         "chat": plan.chat,
-        "columns": columns,
-        "columns_used": [name for name in plan.columns if name in columns],
+        "columns": list(read.columns),
+        "columns_used": [name for name in plan.columns if name in read.columns],
         "mapping": dict(plan.rename),
         "prompt": source.prompt,
         "completion": source.completion,
-        "rows": len(read.rows),
+        "rows": read.rows,
         "dropped_rows": dropped,
         "bad_bytes": sum(f.bad_bytes for f in read.files),
-        "bad_byte_rows": sum(len(f.bad_byte_lines) for f in read.files),
+        "bad_byte_rows": sum(f.bad_byte_rows for f in read.files),
         "sha256": read.files[0].sha256 if len(read.files) == 1 else digest,
         "n_files": len(files),
         "files": files[:_MOST_FILES],
@@ -49,10 +47,9 @@ def source_summary(part: str, source: SourceConfig, read: Read, plan: Plan, drop
 
 
 def split_summary(
-    table: TokenTable, rows: Sequence[Rendered], dropped: Sequence[Dropped], tokenizer: PreTrainedTokenizerBase
+    table: TokenTable, tally: Tally, dropped: DroppedRows, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
     """One split: counts, lengths, shares, its hash, and its first rows with the trained stretches apart."""
-    truncated = [r for r in rows if r.truncated]
     return {
         "rows": len(table),
         "tokens": table.n_tokens,
@@ -61,9 +58,9 @@ def split_summary(
         "lengths": percentiles(table.lengths),
         "trained_lengths": percentiles(table.trained_counts),
         "prompt_lengths": percentiles(table.prompt_lengths),
-        "truncated_rows": len(truncated),
-        "lost_target_tokens": sum(r.lost_targets for r in rows),
-        "dropped_rows": len(dropped),
+        "truncated_rows": tally.truncated,
+        "lost_target_tokens": tally.lost_targets,
+        "dropped_rows": dropped.count,
         "sha256": table.content_hash(),
         "shown": [
             {"id": table.ids[i], "spans": [s.to_json() for s in row_spans(tokenizer, table, i)]}

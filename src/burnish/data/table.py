@@ -1,24 +1,44 @@
-"""The token table: every row of a split in a few flat arrays."""
+"""The token table: every row of a split in a few flat arrays, in memory or mapped from a file."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from burnish.data.names import RowNames
 from burnish.data.render import Rendered
 
 Ids = NDArray[np.int32]
 Mask = NDArray[np.bool_]
+_ROWS = 1 << 14
+
+
+@dataclass(frozen=True)
+class ArrayKind:
+    """How one array of a table grows when another table is put behind it.
+
+    Attributes:
+        type: Type of its numbers.
+        behind: The array whose length is added to them: they are places in it.
+        borders: It has one entry more than there are stretches, and so loses its first one.
+    """
+
+    type: np.dtype[Any]
+    behind: str = ""
+    borders: bool = False
 
 
 @dataclass(frozen=True)
 class TokenTable:
-    """Rendered rows. N rows, S their tokens together, U the target tokens together.
+    """Rendered rows. N rows, S their tokens together, U the target tokens together, M rows whose prompt was cut.
+
+    One more array per row is one more field here and one more line in ``ARRAYS``; the writer and the cache follow it.
 
     Attributes:
         ids: Each row's example, `file:line`.
@@ -28,19 +48,23 @@ class TokenTable:
         prompt_lengths: [N] tokens before the last target; of a classification, before the second text of a pair.
         target_ids: [U] an encoder-decoder's targets, else empty.
         target_offsets: [N + 1] where each target begins; all 0 without targets.
-        prompts: Prompts that are not the beginning of their row (it was cut), by row.
+        cut_rows: [M] ascending, rows whose prompt is not their beginning, because the row was cut.
+        cut_ids: Their prompts, one after the other.
+        cut_offsets: [M + 1] where each of these begins.
         labels: [N] numbers of the rows' classes; empty where the task is not a classification.
     """
 
-    ids: tuple[str, ...]
+    ids: RowNames
     input_ids: Ids
     trained: Mask
     offsets: NDArray[np.int64]
     prompt_lengths: NDArray[np.int32]
     target_ids: Ids
     target_offsets: NDArray[np.int64]
-    prompts: dict[int, Ids] = field(default_factory=dict)
-    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    cut_rows: NDArray[np.int64]
+    cut_ids: Ids
+    cut_offsets: NDArray[np.int64]
+    labels: NDArray[np.int64]
 
     @classmethod
     def build(cls, ids: Sequence[str], rows: Sequence[Rendered]) -> TokenTable:
@@ -52,29 +76,29 @@ class TokenTable:
         """
         inputs = [r.input_ids for r in rows]
         targets = [r.target_ids for r in rows]
-        apart = {
-            i: np.asarray(r.prompt_ids, dtype=np.int32)
-            for i, r in enumerate(rows)
-            if r.input_ids[: len(r.prompt_ids)] != r.prompt_ids
-        }
+        cut = [i for i, r in enumerate(rows) if r.truncated and r.input_ids[: len(r.prompt_ids)] != r.prompt_ids]
+        prompts = [rows[i].prompt_ids for i in cut]
         return cls(
-            ids=tuple(ids),
+            ids=ids if isinstance(ids, RowNames) else RowNames.of(ids),
             input_ids=_flat(inputs, np.int32),
             trained=_flat([r.trained for r in rows], np.bool_),
             offsets=_offsets(inputs),
             prompt_lengths=np.asarray([len(r.prompt_ids) for r in rows], dtype=np.int32),
             target_ids=_flat(targets, np.int32),
             target_offsets=_offsets(targets),
-            prompts=apart,
+            cut_rows=np.asarray(cut, dtype=np.int64),
+            cut_ids=_flat(prompts, np.int32),
+            cut_offsets=_offsets(prompts),
             labels=np.asarray([r.label for r in rows if r.label is not None], dtype=np.int64),
         )
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.offsets) - 1
 
     def head(self, count: int) -> TokenTable:
         """The table of the first ``count`` rows; all of them if there are fewer."""
         n = min(count, len(self))
+        m = int(np.searchsorted(self.cut_rows, n))
         return TokenTable(
             ids=self.ids[:n],
             input_ids=self.input_ids[: self.offsets[n]],
@@ -83,7 +107,9 @@ class TokenTable:
             prompt_lengths=self.prompt_lengths[:n],
             target_ids=self.target_ids[: self.target_offsets[n]],
             target_offsets=self.target_offsets[: n + 1],
-            prompts={i: p for i, p in self.prompts.items() if i < n},
+            cut_rows=self.cut_rows[:m],
+            cut_ids=self.cut_ids[: self.cut_offsets[m]],
+            cut_offsets=self.cut_offsets[: m + 1],
             labels=self.labels[:n],
         )
 
@@ -98,8 +124,9 @@ class TokenTable:
 
     def prompt(self, index: int) -> Ids:
         """What generation is given for a row: everything before its last target."""
-        if index in self.prompts:
-            return self.prompts[index]
+        place = int(np.searchsorted(self.cut_rows, index))
+        if place < len(self.cut_rows) and self.cut_rows[place] == index:
+            return self.cut_ids[self.cut_offsets[place] : self.cut_offsets[place + 1]]
         return self.row(index)[0][: self.prompt_lengths[index]]
 
     @property
@@ -120,8 +147,12 @@ class TokenTable:
     @property
     def trained_counts(self) -> NDArray[np.int64]:
         """[N] tokens with loss in each row."""
-        sums = np.concatenate([[0], np.cumsum(self.trained, dtype=np.int64)])
-        return sums[self.offsets[1:]] - sums[self.offsets[:-1]] + np.diff(self.target_offsets)
+        counts = np.diff(self.target_offsets)
+        for start in range(0, len(self), _ROWS):  # a stretch at a time: running sums of all take 8 bytes a token
+            borders = self.offsets[start : start + _ROWS + 1]
+            sums = np.concatenate([[0], np.cumsum(self.trained[borders[0] : borders[-1]], dtype=np.int64)])
+            counts[start : start + _ROWS] += np.diff(sums[borders - borders[0]])
+        return counts
 
     @property
     def n_tokens(self) -> int:
@@ -139,8 +170,24 @@ class TokenTable:
         arrays = [self.input_ids, self.trained, self.offsets, self.target_ids, self.target_offsets]
         for array in [*arrays, self.prompt_lengths, self.labels] if self.is_labelled else arrays:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+
+_INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
+ARRAYS: dict[str, ArrayKind] = {
+    "input_ids": ArrayKind(_INT32),
+    "trained": ArrayKind(np.dtype(np.bool_)),
+    "offsets": ArrayKind(_INT64, "input_ids", borders=True),
+    "prompt_lengths": ArrayKind(_INT32),
+    "target_ids": ArrayKind(_INT32),
+    "target_offsets": ArrayKind(_INT64, "target_ids", borders=True),
+    "cut_rows": ArrayKind(_INT64, "prompt_lengths"),
+    "cut_ids": ArrayKind(_INT32),
+    "cut_offsets": ArrayKind(_INT64, "cut_ids", borders=True),
+    "labels": ArrayKind(_INT64),
+}
+"""The arrays of a table by name."""
 
 
 def _flat(rows: Sequence[Sequence[int]], dtype: type) -> NDArray:  # type: ignore[type-arg]

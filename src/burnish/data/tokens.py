@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,7 +13,10 @@ _CHUNK = 8192
 _SEAM = 24  # characters on either side of a border that decide whether a token crosses it
 _LAST_WORD = re.compile(r"\s?\S*\s*\Z")  # with the space that belongs to its first token
 _FIRST_WORD = re.compile(r"\s*\S*")
+_KNOWN_SEAMS = 1 << 14
 _ANCHORS = ("\n", "0", "=", "a")
+
+Seam = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Encoder:
         pattern = "|".join(re.escape(t) for t in self.special_texts)
         self.special = re.compile(pattern) if pattern else re.compile(r"(?!)")
         self._fast = bool(getattr(tokenizer, "is_fast", False))
-        self._seams: dict[tuple[str, str], bool] = {}
+        self._seams: dict[Seam, bool] = {}
         self._spaced = self._puts_space_first()
 
     def encode(self, text: str) -> list[int]:
@@ -91,25 +94,37 @@ class Encoder:
         pieces = [_pieces(text, places) for text, places in zip(texts, borders, strict=True)]
         first = _each(self.encode_batch, [p[0] for p in pieces])
         later = _each(self.continuations, [t for p in pieces for t in p[1:]])
+        seams = [[_seam(before, after) for before, after in pairwise(p)] for p in pieces]
+        crossed = self._crossed(dict.fromkeys(seam for row in seams for seam in row))
         return [
-            Cut([first[p[0]], *(later[t] for t in p[1:])], any(map(self._joins, p, p[1:])))  # no token list is changed
-            for p in pieces
+            Cut([first[p[0]], *(later[t] for t in p[1:])], any(crossed[seam] for seam in row))  # no list is changed
+            for p, row in zip(pieces, seams, strict=True)
         ]
 
-    def _joins(self, before: str, after: str) -> bool:
+    def _crossed(self, seams: Iterable[Seam]) -> dict[Seam, bool]:
         """Whether a token would cross the border between two texts; judged by the words at the border."""
-        last, first = _LAST_WORD.search(before[-_SEAM:]), _FIRST_WORD.match(after[:_SEAM])
-        seam = (last.group() if last else "", first.group() if first else "")
-        if seam not in self._seams:
-            apart = self.encode(seam[0]) + self.continuations([seam[1]])[0]
-            self._seams[seam] = self.encode(seam[0] + seam[1]) != apart
-        return self._seams[seam]
+        if len(self._seams) > _KNOWN_SEAMS:  # where every row has words of its own, remembering them only takes memory
+            self._seams.clear()
+        asked = list(seams)
+        new = [seam for seam in asked if seam not in self._seams]
+        before = self.encode_batch([last for last, _ in new])
+        after = self.continuations([first for _, first in new])
+        whole = self.encode_batch([last + first for last, first in new])
+        for seam, one, two, both in zip(new, before, after, whole, strict=True):
+            self._seams[seam] = one + two != both
+        return {seam: self._seams[seam] for seam in asked}
 
     def _puts_space_first(self) -> bool:
         """Whether a text alone begins with a space that it does not have behind another text."""
         alone = self.encode("a")
         both, anchor = self.encode("\na"), self.encode("\n")
         return both[: len(anchor)] != anchor or both[len(anchor) :] != alone
+
+
+def _seam(before: str, after: str) -> Seam:
+    """The words on both sides of a border."""
+    last, first = _LAST_WORD.search(before[-_SEAM:]), _FIRST_WORD.match(after[:_SEAM])
+    return (last.group() if last else "", first.group() if first else "")
 
 
 def _pieces(text: str, places: Sequence[int]) -> list[str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from burnish.core.errors import UserError
 from burnish.core.types import Batch
-from burnish.data.batches import BatchConfig, Layout, micro_batches, plan_epoch
+from burnish.data.batches import BatchConfig, Layout, epoch_order, micro_batches
 
 
 class Updates:
@@ -55,7 +55,7 @@ class Updates:
                 where="train.gradient_accumulation_steps",
                 fix="raise `train.batch_size` (rows per update) or lower the number of micro-batches",
             )
-        self._planned: tuple[int, list[NDArray[np.int64]]] | None = None
+        self._ordered: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return self.total_steps
@@ -67,10 +67,13 @@ class Updates:
     def rows(self, step: int) -> NDArray[np.int64]:
         """Row numbers of one update."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        if self._planned is None or self._planned[0] != epoch:
-            plan = plan_epoch(len(self.lengths), self.batch_size, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
-            self._planned = (epoch, plan)
-        return self._planned[1][index]
+        return self._order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if self._ordered is None or self._ordered[0] != epoch:
+            order = epoch_order(len(self.lengths), seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+            self._ordered = (epoch, order)
+        return self._ordered[1]
 
     def __getitem__(self, step: int) -> list[Batch]:
         return [self.collate(micro) for micro in self.cut(step)]
@@ -87,9 +90,10 @@ class Updates:
         Looked for in two updates only, the one with the most tokens and the one with the longest row, so that it costs
         nothing for millions of rows.
         """
-        steps = range(min(self.steps_per_epoch, self.total_steps))
-        tokens = [int(self.lengths[self.rows(step)].sum()) for step in steps]
-        longest = [int(self.lengths[self.rows(step)].max()) for step in steps]
+        steps = min(self.steps_per_epoch, self.total_steps)
+        lengths = self.lengths[self._order(0)[: steps * self.batch_size]]
+        starts = np.arange(0, len(lengths), self.batch_size)
+        tokens, longest = np.add.reduceat(lengths, starts), np.maximum.reduceat(lengths, starts)
         chosen = {int(np.argmax(tokens)), int(np.argmax(longest))}
         return self.collate(max((micro for step in chosen for micro in self.cut(step)), key=self._places))
 
