@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from burnish.adapters.lora import projection_of
 from burnish.core.config import apply_overrides, build
 from burnish.core.errors import UserError
 from burnish.core.files import write_atomic
@@ -14,8 +15,9 @@ from burnish.data.prepare import Prepared
 from burnish.evaluate.loss import View, batch_tokens
 from burnish.evaluate.run import Split, evaluate, predictions
 from burnish.evaluate.text import require_metrics
+from burnish.models.fuse import fuse
 from burnish.models.load import Loaded
-from burnish.ops.machine import default_device, keep_memory, use_all_cores
+from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.train.config import RunConfig
 from burnish.train.folder import RECIPE, jsonl, open_run
 from burnish.train.handover import load_handed_over, read_recipe
@@ -45,6 +47,7 @@ def score_target(
             fix="train it with `burnish run`, whose report scores it before and after; or name a run",
         )
     use_all_cores()
+    bound_product_caches()
     keep_memory()
     require_metrics(config.evaluate.metrics)
     prepared = read_data(config)
@@ -67,9 +70,12 @@ def _score(config: RunConfig, loaded: Loaded, prepared: Prepared, split: str, ro
 
 def _view(config: RunConfig, loaded: Loaded) -> View:
     precision = choose_precision("fp32", loaded.model.device, trains_base=False)
+    layout = settle_layout(config, loaded)
+    if layout == "packed":
+        fuse(loaded.model, projection_of)
     return View(
         loaded=loaded,
-        layout=settle_layout(config, loaded),
+        layout=layout,
         batch_tokens=config.evaluate.batch_tokens or batch_tokens(loaded.model.device),
         autocast=lambda: precision.context(loaded.model.device),
         decoder_start_id=decoder_start(loaded),

@@ -102,6 +102,7 @@ def main() -> None:
     for item in data.train_dataset:
         watch.count(item["input_ids"][None], item["labels"][None])
     seen.model.eval()
+    seen.model.max_seq_length = job["max_tokens"]  # it was set to the longest training row
     scores = held_out_loss(seen.model, read_rows(arguments.folder / "held_out.jsonl"))
     examples = job["expected"]["rows"] * job["epochs"]
     watch.counts["places"] = 0
