@@ -62,7 +62,8 @@ def packed_attention(
         return kernel(query_BHTE, key_BKTE, value_BKTE, lengths, causal=causal, **settings)
     if not dropout and softcap is None and kernels.attention_usable(query_BHTE) and _same_heads(query_BHTE, value_BKTE):
         scale = query_BHTE.shape[-1] ** -0.5 if scaling is None else scaling
-        return _compiled(query_BHTE, key_BKTE, value_BKTE, tuple(lengths), (causal, scale, sliding_window))
+        options = {"causal": causal, "scale": scale, "window": sliding_window}
+        return _compiled(query_BHTE, key_BKTE, value_BKTE, tuple(lengths), options)
     if not dropout and softcap is None and _blocks_are_faster(query_BHTE, lengths):
         query, key, value = query_BHTE[0], key_BKTE[0], value_BKTE[0]
         options = {"scaling": scaling, "sliding_window": sliding_window}
@@ -86,36 +87,28 @@ def packed_attention(
     return torch.cat(outputs, dim=1)
 
 
-def _compiled(
-    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], setting: tuple[bool, float, int | None]
-) -> Tensor:
+def _compiled(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], options: dict[str, Any]) -> Tensor:
     """The compiled kernel, which takes tensors as they lie as long as a head's numbers are neighbours."""
     heads = [t[0].transpose(0, 1) for t in (query, key, value)]
-    return _Compiled.apply(*(h if h.stride(-1) == 1 else h.contiguous() for h in heads), lengths, setting)[None]
+    return CompiledAttention.apply(*(h if h.stride(-1) == 1 else h.contiguous() for h in heads), lengths, options)[None]
 
 
-class _Compiled(torch.autograd.Function):
+class CompiledAttention(torch.autograd.Function):
+    """The compiled kernel with its gradient: queries [T, H, E], keys and values [T, K, E], lengths, its options."""
+
     @staticmethod
     def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        lengths: tuple[int, ...],
-        setting: tuple[bool, float, int | None],
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], options: dict[str, Any]
     ) -> Tensor:
-        causal, scale, window = setting
-        output, logsum = kernels.attention(query, key, value, lengths, causal=causal, scale=scale, window=window)
-        ctx.lengths, ctx.setting = lengths, setting
+        output, logsum = kernels.attention(query, key, value, lengths, **options)
+        ctx.lengths, ctx.options = lengths, options
         ctx.save_for_backward(query, key, value, logsum)
         return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        causal, scale, window = ctx.setting
-        options = {"causal": causal, "scale": scale, "window": window}
-        grads = kernels.attention_gradient(upstream.contiguous(), ctx.saved_tensors, ctx.lengths, **options)
+        grads = kernels.attention_gradient(upstream.contiguous(), ctx.saved_tensors, ctx.lengths, **ctx.options)
         return *grads, None, None
 
 

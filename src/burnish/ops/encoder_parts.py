@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from burnish.ops.attention import CompiledAttention
 from burnish.ops.native import kernels
 from burnish.ops.native.kernels import Drop, new_drop
 from burnish.ops.projections import Maps, Projection, scales_of, unflatten
@@ -29,7 +30,8 @@ def head_attention(
 ) -> Tensor:
     """``dropout(softmax(Q K^T / sqrt(E))) V`` within the rows of a pack, [N, H E]; ``usable`` was asked."""
     heads = [t.view(t.shape[0], -1, width) for t in (query, key, value)]
-    return _Attention.apply(*heads, tuple(lengths), causal, new_drop(dropout)).view_as(query)
+    options = {"causal": causal, "scale": width**-0.5, "window": None, "drop": new_drop(dropout)}
+    return CompiledAttention.apply(*heads, tuple(lengths), options).view_as(query)
 
 
 def norm_after(
@@ -42,24 +44,6 @@ def norm_after(
 def gelu_and_project(x_NF: Tensor, projection: Projection) -> Tensor:
     """The projection of ``x Phi(x)`` (Hendrycks & Gimpel, 2016), which is not kept."""
     return _GeluAndProject.apply(x_NF, scales_of([projection]), *projection.tensors)
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], causal: bool, drop: Drop
-    ) -> Tensor:
-        ctx.lengths = lengths
-        ctx.options = {"causal": causal, "scale": query.shape[-1] ** -0.5, "window": None, "drop": drop}
-        output, logsum = kernels.attention(query, key, value, lengths, **ctx.options)
-        ctx.save_for_backward(query, key, value, logsum)
-        return output
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        grads = kernels.attention_gradient(upstream.contiguous(), ctx.saved_tensors, ctx.lengths, **ctx.options)
-        return *grads, None, None, None
 
 
 class _NormAfter(torch.autograd.Function):
