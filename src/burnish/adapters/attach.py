@@ -21,14 +21,14 @@ from burnish.adapters.base import (
     Parts,
     Placed,
     Slot,
-    Switch,
     plug,
     unplug,
 )
 from burnish.core.errors import UserError
+from burnish.core.names import suggestion
 from burnish.models.anatomy import Site
-
-_STATE = "burnish_attachments"
+from burnish.models.route import STATE as _STATE
+from burnish.models.route import Switch
 
 
 class _State:
@@ -46,13 +46,15 @@ class Attached:
     Attributes:
         model: The model; its class and its own parameter names are unchanged.
         name: Name of the set.
-        configs: Configurations, one per method.
+        configs: Configurations, one per entry.
+        keys: What each entry is called in this set: its name, or its method.
     """
 
     def __init__(
         self, model: PreTrainedModel, name: str, configs: tuple[MethodConfig, ...], parts: tuple[Parts, ...]
     ) -> None:
         self.model, self.name, self.configs, self._parts = model, name, configs, parts
+        self.keys = keys_of(configs)
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -74,10 +76,21 @@ class Attached:
         """Whether weights of the base itself are trained; then nothing can bring the base back."""
         return any(parts.base for parts in self._parts)
 
-    def trainable(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters of this set, as and in the order of ``model.named_parameters()``."""
-        own = {id(p) for item in self.placed for p in item.adapter.parameters()}
-        base = {name for parts in self._parts for name in parts.base}
+    def trainable(self, *keys: str) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters of this set, as and in the order of ``model.named_parameters()``.
+
+        Args:
+            *keys: Only those of these entries; without any, of all.
+
+        Raises:
+            UserError: The set has no entry of that name.
+        """
+        strangers = [key for key in keys if key not in self.keys]
+        if strangers:
+            raise UserError(f"no entry `{strangers[0]}` is attached", fix=suggestion(strangers[0], self.keys))
+        chosen = [p for key, p in zip(self.keys, self._parts, strict=True) if not keys or key in keys]
+        own = {id(p) for parts in chosen for item in parts.placed for p in item.adapter.parameters()}
+        base = {name for parts in chosen for name in parts.base}
         return [(n, p) for n, p in self.model.named_parameters() if id(p) in own or n in base]
 
     @property
@@ -88,11 +101,18 @@ class Attached:
     def rate_scales(self) -> dict[str, float]:
         """Factors on the learning rate by parameter name, for methods whose parameters learn at different rates."""
         scales: dict[str, float] = {}
-        for config, parts in zip(self.configs, self._parts, strict=True):
+        for key, config, parts in zip(self.keys, self.configs, self._parts, strict=True):
+            for name, _ in self.trainable(key) if config.rate_scale != 1 else ():
+                scales[name] = config.rate_scale
             for item in parts.placed:
                 for inner, factor in parts.rate_scales.items():
-                    scales[_full_name(item.site, self.name, config.method, inner)] = factor
+                    scales[_full_name(item.site, self.name, key, inner)] = factor * config.rate_scale
         return scales
+
+    def learning_rates(self) -> dict[str, tuple[float, str]]:
+        """Default peak learning rate of every entry, and its reason."""
+        methods = zip(self.keys, self.methods, strict=True)
+        return {key: (entry.learning_rate, entry.reason) for key, entry in methods}
 
     @property
     def learning_rate(self) -> tuple[float, str]:
@@ -155,6 +175,11 @@ class Attached:
         """
         self._require_attached()
         owners = _owners(self.model)
+        for key, config in zip(self.keys, self.configs, strict=True):
+            if config.tasks:
+                raise NotMergeable(
+                    f"`{key}` acts on rows of {', '.join(config.tasks)} only, and a merged weight acts on all rows"
+                )
         for item in self.placed:
             item.adapter.check_mergeable(item.site.host)
             for parameter in item.site.host.parameters(recurse=False):
@@ -191,10 +216,14 @@ class Attached:
             yield
 
     @contextmanager
-    def use(self, *names: str) -> Iterator[None]:
-        """Exactly these sets of the model, in this order, as long as the context lasts.
+    def use(self, *names: str, task: str | None = None) -> Iterator[None]:
+        """Exactly these sets of the model, in this order, as long as the context lasts; with a task, this set.
 
         A backward pass under activation checkpointing computes layers again, so it belongs inside the context too.
+
+        Args:
+            *names: The sets.
+            task: The task of all rows that do not name one.
 
         Raises:
             UserError: The model has no set of that name.
@@ -204,17 +233,24 @@ class Attached:
         for name in names:
             if name not in state.sets:
                 raise UserError(f"no adapters `{name}` are attached", fix=f"attached: {', '.join(state.sets)}")
-        before, state.switch.active = state.switch.active, names
+        switch, names = state.switch, names if names or task is None else (self.name,)
+        before, switch.active, switch.task = (switch.active, switch.task), names, task
         try:
+            known = switch.known_tasks()
+            if task is not None and task not in known:
+                fix = suggestion(task, known) if known else "all rows use all parts: leave the task out"
+                raise UserError(f"no part of this model is for the task `{task}`", where="task", fix=fix)
             yield
         finally:
-            state.switch.active = before
+            switch.active, switch.task = before
 
     def _remove(self) -> None:
         for item in self.placed:
             unplug(item.site.host, self.name)
         state: _State = getattr(self.model, _STATE)
         del state.sets[self.name]
+        for key in self.keys:
+            state.switch.tasks.pop((self.name, key), None)
         if state.sets:
             _put_newest_in_use(state, self.model)
             return
@@ -270,10 +306,12 @@ def install(model: PreTrainedModel, configs: tuple[MethodConfig, ...], parts: tu
     state: _State = getattr(model, _STATE, None) or _State(model)
     if not hasattr(model, _STATE):
         setattr(model, _STATE, state)
-    for config, part in zip(configs, parts, strict=True):
+    for key, config, part in zip(attached.keys, configs, parts, strict=True):
         for item in part.placed:
             item.adapter.train(item.site.host.training)
-            plug(item.site.host, name, config.method, item.adapter, state.switch)
+            plug(item.site.host, name, key, item.adapter, state.switch)
+        if config.tasks:
+            state.switch.tasks[name, key] = config.tasks
     state.sets[name] = attached
     _put_newest_in_use(state, model)
     return attached
@@ -299,18 +337,36 @@ def _refuse_name(model: PreTrainedModel, name: str) -> None:
         )
 
 
+def keys_of(configs: Sequence[MethodConfig]) -> tuple[str, ...]:
+    """What the entries of a set are called: by their names, else their methods, `lora`, `lora_2` and so on.
+
+    Raises:
+        UserError: Two entries have the same name.
+    """
+    keys: list[str] = []
+    for config in configs:
+        name, count = config.name or config.method, 1
+        while (key := name if count == 1 else f"{name}_{count}") in keys:
+            if config.name:
+                raise UserError(f"two entries are called `{name}`", where="adapter", fix="give each a name of its own")
+            count += 1
+        keys.append(key)
+    return tuple(keys)
+
+
 def _refuse_clashes(new: Attached) -> None:
-    seen: set[tuple[int, str]] = set()
+    seen: dict[tuple[int, str], list[MethodConfig]] = {}
     for config, parts in zip(new.configs, new._parts, strict=True):
+        _refuse_tasks(config, parts)
         for item in parts.placed:
-            key = (id(item.site.host), config.method)
-            if key in seen:
+            others = seen.setdefault((id(item.site.host), config.method), [])
+            if any(not _apart(config, other) for other in others):
                 raise UserError(
                     f"two `{config.method}` adapters would sit at `{item.site.name}`",
                     where="adapter",
-                    fix="part their targets",
+                    fix="part their targets, or give them different `tasks`",
                 )
-            seen.add(key)
+            others.append(config)
     state: _State | None = getattr(new.model, _STATE, None)
     training_base = [s.name for s in ([*state.sets.values()] if state else []) if s.trains_base]
     if state and state.sets and (new.trains_base or training_base):
@@ -321,8 +377,27 @@ def _refuse_clashes(new: Attached) -> None:
         )
 
 
-def _full_name(site: Site, name: str, method: str, inner: str) -> str:
-    return f"{site.name}.{RESERVED}.{name}.{method}.{inner}"
+def _apart(one: MethodConfig, other: MethodConfig) -> bool:
+    """Whether no row uses both."""
+    return bool(one.tasks and other.tasks) and not set(one.tasks) & set(other.tasks)
+
+
+def _refuse_tasks(config: MethodConfig, parts: Parts) -> None:
+    """Refuse tasks for what cannot be switched by row.
+
+    Raises:
+        UserError: The entry trains weights of the base, which every row uses.
+    """
+    if config.tasks and parts.base:
+        raise UserError(
+            f"`{config.method}` trains the base's own weights, which the rows of every task use",
+            where="adapter.tasks",
+            fix="leave `tasks` out, or use a method that adds parameters",
+        )
+
+
+def _full_name(site: Site, name: str, key: str, inner: str) -> str:
+    return f"{site.name}.{RESERVED}.{name}.{key}.{inner}"
 
 
 def _owners(model: PreTrainedModel) -> dict[int, list[str]]:

@@ -6,11 +6,12 @@ adapters go where. Nothing else needs to be edited.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
@@ -19,6 +20,7 @@ from burnish.core.config import Config
 from burnish.core.errors import UserError
 from burnish.core.registry import Registry
 from burnish.models.anatomy import Site
+from burnish.models.route import Some, Switch
 
 RESERVED = "burnish_adapters"
 """Name of the child module under which a host carries its adapters."""
@@ -35,10 +37,23 @@ class MethodConfig(Config):
     """Base of every method's configuration; ``method`` says which one it is."""
 
     method: str
+    name: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)
+    """What a stage calls this entry; by default the method, with a number behind it where it is there twice."""
+    tasks: tuple[str, ...] = ()
+    """Only rows of these tasks use it (`data.train` names the task of a source); without any, all rows do."""
+    rate_scale: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Factor on the learning rate of this entry's parameters."""
 
 
 class Adapter(nn.Module):
-    """New parameters at one site. Both edges default to the identity; neither keeps anything between calls."""
+    """New parameters at one site. Both edges default to the identity; neither keeps anything between calls.
+
+    Attributes:
+        by_token: Whether the edges treat each token of the first argument and of the output by itself, so that the
+            adapter can act on some rows of a batch and leave the others alone.
+    """
+
+    by_token = True
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Change what the host is called with."""
@@ -62,15 +77,8 @@ class Adapter(nn.Module):
         self.check_mergeable(host)
 
 
-class Switch:
-    """Which adapter sets of a model are in use. All its hosts share one, so switching costs one assignment."""
-
-    def __init__(self) -> None:
-        self.active: tuple[str, ...] = ()
-
-
 class Slot(nn.Module):
-    """The adapters of one host: sets by name, and in each set one adapter per method."""
+    """The adapters of one host: sets by name, and in each set one adapter per entry of its configuration."""
 
     def __init__(self, switch: Switch) -> None:
         super().__init__()
@@ -79,9 +87,26 @@ class Slot(nn.Module):
         self.edges: tuple[bool, bool] = (False, False)
 
     def active(self) -> list[Adapter]:
-        """The adapters in use, in the order in which they apply."""
-        sets = self._modules
-        return [a for name in self.switch.active if name in sets for a in sets[name].children()]  # type: ignore[union-attr,misc]
+        """The adapters in use, in the order in which they apply; one that acts on some rows only is a ``Some``."""
+        switch = self.switch
+        if switch.route is None:
+            return [a for name, key, a in self._entries(switch.active) if switch.serves(name, key)]
+        found: list[Any] = []
+        for name, key, adapter in self._entries(switch.route.sets):
+            places = switch.route.places(name, switch.tasks.get((name, key), ()))
+            if places is None:
+                found.append(adapter)
+            elif places.numel():
+                found.append(Some(adapter, places, switch.route))
+        return found
+
+    def _entries(self, names: Iterable[str]) -> Iterator[tuple[str, str, Adapter]]:
+        """Set, entry and adapter of these sets, in the order in which they apply."""
+        for name in names:
+            entries = self._modules.get(name)
+            if entries is not None:
+                for key, adapter in entries._modules.items():
+                    yield name, key, adapter  # type: ignore[misc]
 
 
 def _before(host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -27,6 +27,8 @@ class Batch(TypedDict, total=False):
     token_type_ids: Tensor  # [B, T] 1 in the second text of a pair; absent where every token is of the first
     labels: Tensor  # [B, T] ([B, U] for an encoder-decoder), -100 ignored; [B] class ids of a classification
     weights: Tensor  # [B, T] or [B]
+    tasks: tuple[str | None, ...]  # the task of each row, for parts of the model that belong to some tasks only
+    adapters: tuple[str, ...]  # the adapter set of each row, empty for none; absent where all rows use the same
     row_ids: tuple[int, ...]  # which rows of the table are in here, for messages and logs
 
 

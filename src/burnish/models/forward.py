@@ -13,6 +13,7 @@ from burnish.core.errors import UserError
 from burnish.core.types import Batch
 from burnish.models.attention import use_packed_attention
 from burnish.models.probe import probe_ids, probing, tolerance
+from burnish.models.route import require_task, routed
 
 PackingMode = Literal["segments", "mask"]
 
@@ -50,8 +51,9 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
         [B, T, D]; [B, U, D] of the decoder for an encoder-decoder.
 
     Raises:
-        UserError: A packed batch for a model that cannot be packed.
+        UserError: A packed batch for a model that cannot be packed, or rows without a task that the model has parts for.
     """
+    require_task(model, batch)
     if "decoder_input_ids" in batch:
         return _decoder_states(model, batch)
     if "segment_lengths" in batch:
@@ -112,7 +114,10 @@ def _run(model: PreTrainedModel, batch: Batch, mode: PackingMode | None, **extra
         arguments["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch["input_ids"].device)
     elif mode is None and "attention_mask" in batch:
         arguments["attention_mask"] = batch["attention_mask"]
-    return backbone(**arguments).last_hidden_state[:, :length]
+    with routed(
+        model, batch, arguments.get("segment_lengths", batch.get("segment_lengths")), batch["input_ids"].device
+    ):
+        return backbone(**arguments).last_hidden_state[:, :length]
 
 
 def _filled(arguments: dict[str, Any], lengths: tuple[int, ...], multiple: int) -> dict[str, Any]:
@@ -126,14 +131,15 @@ def _filled(arguments: dict[str, Any], lengths: tuple[int, ...], multiple: int) 
 
 def _decoder_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     mask = batch.get("attention_mask")
-    encoded = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-    return model.get_decoder()(
-        input_ids=batch["decoder_input_ids"],
-        attention_mask=batch.get("decoder_attention_mask"),
-        encoder_hidden_states=encoded,
-        encoder_attention_mask=mask,
-        use_cache=False,
-    ).last_hidden_state
+    with routed(model, batch, None, batch["input_ids"].device):
+        encoded = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+        return model.get_decoder()(
+            input_ids=batch["decoder_input_ids"],
+            attention_mask=batch.get("decoder_attention_mask"),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
+            use_cache=False,
+        ).last_hidden_state
 
 
 def _backbone(model: PreTrainedModel) -> nn.Module:

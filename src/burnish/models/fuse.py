@@ -109,6 +109,7 @@ def _probe(model: PreTrainedModel) -> Tensor:
     ids = probe_ids(model, sum(_PROBE_LENGTHS))
     positions = torch.cat([torch.arange(n) for n in _PROBE_LENGTHS])[None].to(ids.device)
     batch: Batch = {"input_ids": ids, "position_ids": positions, "segment_lengths": _PROBE_LENGTHS}
+    batch["tasks"] = (None,) * len(_PROBE_LENGTHS)
     with probing(model):
         return hidden_states(model, batch).double()
 
