@@ -29,6 +29,7 @@ from burnish.optim.config import OptimConfig
 from burnish.optim.groups import build_optimizer
 from burnish.train.loop import Job, train
 from burnish.train.precision import choose_precision
+from burnish.train.stages import Stages
 from burnish.train.state import TrainState
 from burnish.train.updates import Updates
 
@@ -182,7 +183,7 @@ def job_of(model: PreTrainedModel, attached: Attached, shape: Shape, tokens: int
         terms=supervised_terms(),
         updates=updates,
         optimizer=build_optimizer(trainable, OptimConfig(), 1e-4, rate_scales=attached.rate_scales()),
-        schedule=lambda step: 1e-4,
+        stages=Stages.single(dict(trainable), OptimConfig(schedule="constant", warmup_steps=0), (1e-4, "fixed"), steps),
         trainable=trainable,
         context=lambda: ModelContext(model, head),
         precision=precision,  # type: ignore[arg-type]

@@ -20,8 +20,10 @@ from burnish.models.attention import use_packed_attention
 from burnish.models.head import head_of
 from burnish.objectives.context import ModelContext
 from burnish.objectives.sft import supervised_terms
+from burnish.optim.config import OptimConfig
 from burnish.train.loop import Job, backward
 from burnish.train.precision import choose_precision
+from burnish.train.stages import Stages
 from burnish.train.updates import Updates
 from tests.support.tiny import tiny
 
@@ -61,7 +63,7 @@ def gradients(model: PreTrainedModel, cut: Updates) -> tuple[float, dict[str, to
         terms=supervised_terms(),
         updates=cut,
         optimizer=torch.optim.SGD(model.parameters()),
-        schedule=lambda step: 0.0,
+        stages=Stages.single((), OptimConfig(), (0.0, ""), len(cut)),
         trainable=list(model.named_parameters()),
         context=lambda: ModelContext(model, head),
         precision=choose_precision("fp32", CPU, trains_base=True),

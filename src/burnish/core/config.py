@@ -106,22 +106,37 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise UserError(f"`{override}` is not an override", fix="write it as `train.learning_rate=1e-4`")
-        target = result
+        target: Any = result
         *parents, last = key.strip().split(".")
         for depth, name in enumerate(parents):
-            child = target.setdefault(name, {})
-            if child is None:
-                child = target[name] = {}
-            if not isinstance(child, dict):
-                place = ".".join(parents[: depth + 1])
-                fix = f"write `{place}` as a mapping, or override it as a whole"
-                raise UserError(f"`{place}` is not a section, so `{override}` cannot be applied", where=place, fix=fix)
-            target = child
+            target = _descend(target, name, ".".join(parents[: depth + 1]), override)
         try:
-            target[last] = _load(text)
+            target[_key(target, last, key.strip(), override)] = _load(text)
         except (yaml.YAMLError, RecursionError, ValueError):
             raise UserError(f"the value of `{override}` is not valid YAML", fix="quote the value") from None
     return result
+
+
+def _descend(section: Any, name: str, place: str, override: str) -> Any:
+    """The mapping or list of this name in a section; a missing one is made."""
+    key = _key(section, name, place, override)
+    child = section.get(key) if isinstance(section, dict) else section[key]
+    if child is None:
+        child = section[key] = {}
+    if not isinstance(child, (dict, list)):
+        fix = f"write `{place}` as a mapping, or override it as a whole"
+        raise UserError(f"`{place}` is not a section, so `{override}` cannot be applied", where=place, fix=fix)
+    return child
+
+
+def _key(section: Any, name: str, place: str, override: str) -> Any:
+    """What a section calls an entry: a list counts from 0."""
+    if not isinstance(section, list):
+        return name
+    if not name.isdigit() or int(name) >= len(section):
+        fix = f"its entries are 0 to {len(section) - 1}" if section else "it is empty"
+        raise UserError(f"`{place}` names no entry of a list, so `{override}` cannot be applied", where=place, fix=fix)
+    return int(name)
 
 
 def build(cls: type[C], values: Mapping[str, Any], *, where: str = "recipe") -> C:
@@ -193,11 +208,14 @@ def _meaning(owner: type[Config], path: Sequence[Any]) -> str:
 def _follow(cls: type[Config], location: Sequence[Any]) -> tuple[list[Any], type[Config]]:
     """A path as a recipe writes it, and the section that its last name is in.
 
-    pydantic also names the member of a union on the way: `adapter.lora.rank` for what a recipe calls `adapter.rank`.
+    pydantic also names the member of a union on the way: `adapter.lora.rank` for what a recipe calls `adapter.rank`,
+    or the tag that a function gave it, which we write in brackets: `adapter.[single].lora.rank`.
     """
     path: list[Any] = []
     holders = inside = [cls]
     for part in location:
+        if isinstance(part, str) and part.startswith("["):
+            continue
         members = [c for c in inside if part == c.__name__ or _is_tag(c, part)]
         if path and members:
             inside = members

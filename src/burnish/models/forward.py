@@ -51,7 +51,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
         [B, T, D]; [B, U, D] of the decoder for an encoder-decoder.
 
     Raises:
-        UserError: A packed batch for a model that cannot be packed, or rows without a task that the model has parts for.
+        UserError: A packed batch for a model that cannot be packed, or rows without a task where parts are for tasks.
     """
     require_task(model, batch)
     if "decoder_input_ids" in batch:

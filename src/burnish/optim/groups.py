@@ -15,6 +15,8 @@ from burnish.optim.schedule import resolved_learning_rate
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
+Scale = float | tuple[float, ...]
+
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -24,15 +26,15 @@ def decays(parameter: nn.Parameter) -> bool:
 
 
 def parameter_groups(
-    named: Named, weight_decay: float, rate_scales: Mapping[str, float] | None = None
+    named: Named, weight_decay: float, rate_scales: Mapping[str, Scale] | None = None
 ) -> list[dict[str, Any]]:
     """Group parameters by weight decay and by their factor on the learning rate; order is kept within a group.
 
     Args:
         named: Names and parameters that are trained.
         weight_decay: Decay of the matrices.
-        rate_scales: Factor on the learning rate by parameter name, 1 where a name is absent. The loop reads it from
-            each group as ``rate_scale``.
+        rate_scales: Factor on the learning rate by parameter name, 1 where a name is absent; of a run in stages one
+            for each. The loop reads it from each group as ``rate_scale``, which a stage sets from ``stage_scales``.
 
     Raises:
         ValueError: A factor names a parameter that is not trained.
@@ -41,12 +43,14 @@ def parameter_groups(
     unknown = sorted(set(scales) - {name for name, _ in named})
     if unknown:
         raise ValueError(f"learning-rate factors for parameters that are not trained: {', '.join(unknown[:5])}")
-    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    groups: dict[tuple[bool, Scale], dict[str, Any]] = {}
     for name, parameter in named:
         key = (decays(parameter), scales.get(name, 1.0))
-        group = groups.setdefault(
-            key, {"params": [], "weight_decay": weight_decay if key[0] else 0.0, "rate_scale": key[1]}
-        )
+        first = key[1][0] if isinstance(key[1], tuple) else key[1]
+        fresh = {"params": [], "weight_decay": weight_decay if key[0] else 0.0, "rate_scale": first}
+        group = groups.setdefault(key, fresh)
+        if isinstance(key[1], tuple):
+            group["stage_scales"] = key[1]
         group["params"].append(parameter)
     return list(groups.values())
 
@@ -56,7 +60,7 @@ def build_optimizer(
     config: OptimConfig,
     learning_rate: float | None = None,
     *,
-    rate_scales: Mapping[str, float] | None = None,
+    rate_scales: Mapping[str, Scale] | None = None,
     kind: OptimizerName = "adamw",
 ) -> torch.optim.Optimizer:
     """AdamW over the trained parameters.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from burnish.adapters.registry import AdapterConfig
 from burnish.checkpoint.config import CheckpointConfig
@@ -20,10 +20,18 @@ from burnish.objectives.config import ClassificationTask, TaskConfig, TextTask
 from burnish.optim.config import OptimConfig
 from burnish.train.memory import MemoryConfig
 from burnish.train.precision import PrecisionName
+from burnish.train.stage_config import StageConfig
 
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 _SHORT = {"model": "path", "adapter": "method", "data": "train", "task": "kind"}
 _SETS = ("train", "validation", "test")
+
+Adapters = Annotated[
+    Annotated[AdapterConfig, Tag("[single]")]
+    | Annotated[tuple[AdapterConfig, ...], Field(min_length=1), Tag("[several]")],
+    Discriminator(lambda value: "[several]" if isinstance(value, (list, tuple)) else "[single]"),
+]
+"""The `adapter` section: one method, or a list of them in one model."""
 
 
 class TrainConfig(OptimConfig):
@@ -69,8 +77,11 @@ class RunConfig(Config):
     task: TaskConfig = TextTask()
     data: DataConfig
     batches: BatchConfig = BatchConfig()
-    adapter: AdapterConfig
+    adapter: Adapters
     train: TrainConfig = TrainConfig()
+    stages: tuple[StageConfig, ...] = ()
+    """Parts of the training, one behind the other, each with what it trains. Their lengths take the place of
+    `train.num_epochs` and `train.max_steps`."""
     evaluate: EvaluateConfig = EvaluateConfig()
     memory: MemoryConfig = MemoryConfig()
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
@@ -86,7 +97,7 @@ class RunConfig(Config):
     @field_validator("adapter", mode="before")
     @classmethod
     def _adapter_shorthand(cls, value: Any) -> Any:
-        return {"method": value} if isinstance(value, str) else value
+        return _written_out(value, "method")
 
     @field_validator("task", mode="before")
     @classmethod
@@ -101,6 +112,17 @@ class RunConfig(Config):
                 "its head: accuracy, macro-F1 and the confusion matrix come without them"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_length(self) -> RunConfig:
+        if self.stages and (self.train.max_steps is not None or self.train.num_epochs != 1.0):
+            raise ValueError("`stages` have lengths of their own: leave `train.num_epochs` and `train.max_steps` out")
+        return self
+
+    @property
+    def adapters(self) -> tuple[AdapterConfig, ...]:
+        """Every entry of `adapter`."""
+        return self.adapter if isinstance(self.adapter, tuple) else (self.adapter,)
 
     @property
     def classifies(self) -> bool:
@@ -138,10 +160,17 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def expand(values: Mapping[str, Any]) -> dict[str, Any]:
     """Write short forms out (`model: PATH`, `adapter: lora`, `data: PATH`) for overrides to enter them."""
-    result = {k: {_SHORT[k]: v} if k in _SHORT and isinstance(v, str) else v for k, v in values.items()}
+    result = {k: _written_out(v, _SHORT[k]) if k in _SHORT else v for k, v in values.items()}
     if isinstance(result.get("data"), dict):
         result["data"] = {k: {"path": v} if k in _SETS and isinstance(v, str) else v for k, v in result["data"].items()}
     return result
+
+
+def _written_out(value: Any, key: str) -> Any:
+    """A section that is given by one word, or a list of such sections."""
+    if isinstance(value, (list, tuple)):
+        return [_written_out(inner, key) for inner in value]
+    return {key: value} if isinstance(value, str) else value
 
 
 def anchor_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:

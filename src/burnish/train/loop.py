@@ -25,11 +25,14 @@ from burnish.core.events import (
     Stepped,
     Stop,
 )
+from burnish.core.events import Stage as Beginning
 from burnish.core.types import Batch, Context, Term
+from burnish.models.route import holding
 from burnish.train.first_update import foresee
 from burnish.train.interrupt import Interrupt
 from burnish.train.liveness import Liveness
 from burnish.train.precision import Precision
+from burnish.train.stages import Stages
 from burnish.train.state import TrainState
 from burnish.train.updates import Updates
 
@@ -54,7 +57,7 @@ class Job:
         terms: The objective: weighted terms.
         updates: The micro-batches of each update.
         optimizer: Any PyTorch optimiser over ``trainable``.
-        schedule: Learning rate of an update, from its number counted from 0.
+        stages: What is trained at an update, and how fast, from its number counted from 0.
         trainable: Names and parameters that are trained.
         context: Makes the view of the model that the terms see.
         precision: Number formats.
@@ -64,6 +67,7 @@ class Job:
         keep: Writes the micro-batches of an update that was refused, and the weights before it.
         scaler: fp16 loss scaling, else None.
         max_grad_norm: Gradients are scaled down to this global L2 norm.
+        unwatched: Trained parameters that the first updates may not reach, since they are for rows of some tasks.
         seed: Seed of dropout.
         cadence: When to evaluate, save and give up.
     """
@@ -72,7 +76,7 @@ class Job:
     terms: Sequence[Term]
     updates: Updates
     optimizer: torch.optim.Optimizer
-    schedule: Callable[[int], float]
+    stages: Stages
     trainable: Sequence[tuple[str, nn.Parameter]]
     context: Callable[[], Context]
     precision: Precision
@@ -82,6 +86,7 @@ class Job:
     keeping: Callable[[], AbstractContextManager[object]] = nullcontext
     scaler: torch.amp.GradScaler | None = None
     max_grad_norm: float | None = 1.0
+    unwatched: frozenset[str] = frozenset()
     seed: int = 0
     cadence: Cadence = field(default_factory=Cadence)
 
@@ -108,7 +113,7 @@ def train(job: Job, state: TrainState, callbacks: Sequence[Callback] = ()) -> Tr
     tell(callbacks, Started(step=state.step, total_steps=total, total_epochs=job.updates.epoch(total)))
     job.model.train()
     state.reason, saved_step = "", state.step
-    liveness = Liveness(job.trainable, total if state.step == 0 else 0)
+    liveness = enter_stage(job, state, callbacks)
     asked: list[Action] = []
     with Interrupt() as interrupted:
         while not state.reason:
@@ -120,11 +125,26 @@ def train(job: Job, state: TrainState, callbacks: Sequence[Callback] = ()) -> Tr
                 tell(callbacks, Saved(step=state.step, path=str(job.save(state))))
                 saved_step = state.step
             if not state.reason:
+                if state.step == job.stages.at(state.step).begin:
+                    liveness = enter_stage(job, state, callbacks)
                 metrics = update(job, state, liveness)
                 state.step += 1
                 asked = tell(callbacks, Stepped(step=state.step, epoch=job.updates.epoch(state.step), metrics=metrics))
     tell(callbacks, Finished(step=state.step, reason=state.reason))
     return state
+
+
+def enter_stage(job: Job, state: TrainState, callbacks: Sequence[Callback]) -> Liveness:
+    """Make ready for the stage of the next update; what it trains is watched from its beginning."""
+    stage = job.stages.enter(state.step, job.trainable, job.optimizer)
+    if len(job.stages) > 1:
+        number = job.stages.number(state.step) + 1
+        tell(
+            callbacks,
+            Beginning(f"stage {number} of {len(job.stages)}: {stage.label}, {stage.end - stage.begin} updates"),
+        )
+    watched = [(n, p) for n, p in job.trainable if n in stage.names and n not in job.unwatched]
+    return Liveness(watched, stage.end - stage.begin if state.step == stage.begin else 0)
 
 
 def reason_to_stop(job: Job, state: TrainState, asked: Sequence[Action], interrupted: bool) -> str:
@@ -152,7 +172,7 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
         TrainingStopped: The loss or a gradient is not finite, or a tensor does not train.
     """
     began = time.perf_counter()
-    rate = job.schedule(state.step)
+    rate = job.stages.learning_rate(state.step)
     for group in job.optimizer.param_groups:
         group["lr"] = rate * group.get("rate_scale", 1.0)
     # dropout is a function of seed and step, so a resumed run draws the same masks without stored generators
@@ -197,19 +217,20 @@ def step_optimizer(job: Job, state: TrainState) -> bool:
 def backward(job: Job, batch: Batch, counts: dict[str, float]) -> float:
     """Forward and backward of one micro-batch; returns its share of the update's loss."""
     context = job.context()
-    with job.precision.context(job.device), job.keeping():
-        losses = [(term, term.loss(batch, context)) for term in job.terms if counts[term.name]]
-        share = sum((term.weight / counts[term.name]) * loss.total for term, loss in losses)
-    if not isinstance(share, torch.Tensor):
-        return 0.0
-    if not share.requires_grad:
-        raise TrainingStopped(
-            "the loss depends on no tensor that is trained",
-            where=f"rows {row_names([batch])}",
-            fix="something cuts the graph: gradient checkpointing of the reentrant kind, `no_grad`, a `detach`",
-        )
-    scaled = job.scaler.scale(share) if job.scaler else share
-    scaled.backward()
+    with holding(job.model):
+        with job.precision.context(job.device), job.keeping():
+            losses = [(term, term.loss(batch, context)) for term in job.terms if counts[term.name]]
+            share = sum((term.weight / counts[term.name]) * loss.total for term, loss in losses)
+        if not isinstance(share, torch.Tensor):
+            return 0.0
+        if not share.requires_grad:
+            raise TrainingStopped(
+                "the loss depends on no tensor that is trained",
+                where=f"rows {row_names([batch])}",
+                fix="something cuts the graph: gradient checkpointing of the reentrant kind, `no_grad`, a `detach`",
+            )
+        scaled = job.scaler.scale(share) if job.scaler else share
+        scaled.backward()
     return float(share.detach())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,13 +31,13 @@ from burnish.objectives.config import ClassificationTask
 from burnish.objectives.context import ModelContext
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
-from burnish.optim.schedule import learning_rate_at
 from burnish.train.config import RunConfig
 from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
 from burnish.train.precision import Precision, choose_precision
+from burnish.train.stages import Stages, Trained, plan_stages, total_steps
 from burnish.train.tasks import choose_pooling, load_new, read_data, task_of
 from burnish.train.updates import Updates
 
@@ -83,7 +84,7 @@ class Setup:
 
     @property
     def rate_scales(self) -> dict[str, float]:
-        """Factors on the learning rate by parameter name: those of the methods, and the head's own."""
+        """Factors on the learning rate by parameter name: those of the methods and entries, and the head's own."""
         scales, task = self.attached.rate_scales(), self.config.task
         if self.loaded.classifier is not None and isinstance(task, ClassificationTask):
             scales |= {name: task.head_rate_scale for name, _ in self.loaded.classifier.named()}
@@ -108,26 +109,43 @@ class Setup:
             ),
             accumulation=train.gradient_accumulation_steps,
             num_epochs=train.num_epochs,
-            max_steps=train.max_steps,
+            max_steps=total_steps(self.config.stages, self.steps_per_epoch) or train.max_steps,
             shuffle=self.config.data.shuffle,
         )
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Updates of one pass over the training rows."""
+        return math.ceil(len(self.prepared.train) / self.config.train.batch_size)
+
+    @cached_property
+    def stages(self) -> Stages:
+        """What is trained at every update, and how fast."""
+        own = task_of(self.config).rates
+        rates = {
+            key: own.get(config.method, rate)
+            for (key, rate), config in zip(self.attached.learning_rates().items(), self.attached.configs, strict=True)
+        }
+        entries = {key: frozenset(name for name, _ in self.attached.trainable(key)) for key in self.attached.keys}
+        trained = Trained(tuple(name for name, _ in self.trainable), entries, rates, self.rate_scales)
+        return plan_stages(self.config.stages, self.config.train, trained, len(self.updates), self.steps_per_epoch)
+
+    @property
+    def unwatched(self) -> frozenset[str]:
+        """Parameters that are for rows of some tasks only, which the first updates may not hold."""
+        entries = zip(self.attached.keys, self.attached.configs, strict=True)
+        keys = [key for key, config in entries if config.tasks]
+        return frozenset(name for name, _ in self.attached.trainable(*keys)) if keys else frozenset()
+
+    @property
     def learning_rate(self) -> tuple[float, str]:
-        """The peak learning rate and where it comes from."""
-        given = self.config.train.learning_rate
-        if given is not None:
-            return given, "the recipe says so"
-        return task_of(self.config).rates.get(self.config.adapter.method) or self.attached.learning_rate
+        """The peak learning rate of the first stage, and where it comes from."""
+        return self.stages.stages[0].peak
 
     @property
     def evaluate_every(self) -> int:
         """Updates between two evaluations."""
         return self.config.evaluate.every_steps or max(1, len(self.updates) // EVALUATIONS)
-
-    def schedule(self, step: int) -> float:
-        """Learning rate of an update."""
-        return learning_rate_at(step, len(self.updates), self.config.train, self.learning_rate[0])
 
     def optimizer(self) -> torch.optim.Optimizer:
         """A fresh optimiser over the trained parameters."""
@@ -135,7 +153,7 @@ class Setup:
             self.trainable,
             self.config.train,
             self.learning_rate[0],
-            rate_scales=self.rate_scales,
+            rate_scales=self.stages.scales(),
             kind=self.config.memory.optimizer,
         )
 
@@ -170,6 +188,7 @@ class Setup:
             "device": str(self.device),
             "precision": self.precision.to_json(),
             "learning_rate": {"value": value, "reason": reason},
+            "stages": self.stages.describe(),
         }
 
     def write(self, folder: RunFolder) -> None:
@@ -216,14 +235,14 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
         tell(callbacks, Noticed(finding))
     refuse_stops(findings)
     tell(callbacks, Stage("loading the model"))
-    trains_base = METHODS[config.adapter.method].format == "model"
+    trains_base = any(METHODS[adapter.method].format == "model" for adapter in config.adapters)
     precision = choose_precision(config.train.precision, device, trains_base=trains_base)
     loaded = load_new(config, precision.base)
     loaded.model.to(device)  # type: ignore[arg-type]
     if loaded.classifier is not None:
         loaded.classifier.to(device)
     layout = settle_layout(config, loaded)
-    attached = attach(loaded.model, config.adapter, seed=config.seed)
+    attached = attach(loaded.model, config.adapters, seed=config.seed)
     with precision.context(device):
         fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
     if config.train.gradient_checkpointing:
@@ -236,7 +255,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
         tell(callbacks, Noticed(finding))
     setup.updates  # noqa: B018  # made now, so that a contradiction in it is refused now
     setup.optimizer()
-    setup.schedule(0)
+    setup.stages.learning_rate(0)
     return setup
 
 

@@ -98,7 +98,7 @@ def _with_new_head(config: RunConfig, loaded: Loaded) -> Loaded:
     task = config.task
     assert isinstance(task, ClassificationTask) and task.labels
     pooling, _ = choose_pooling(task.pooling, loaded)
-    if METHODS[config.adapter.method].format == "model":
+    if any(METHODS[adapter.method].format == "model" for adapter in config.adapters):
         drop_idle_pooler(loaded.model, pooling)
     bias = loaded.kind == "encoder"  # the heads of `transformers` on decoders have none, so that ours can become theirs
     loaded.classifier = new_classifier(
