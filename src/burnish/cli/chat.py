@@ -14,12 +14,14 @@ def command(
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token; higher samples.")] = 0.0,
+    task: Annotated[str | None, typer.Option(help="The task, for a model with parts of its own for several.")] = None,
 ) -> int:
     """Talk to a model. `/new` starts over; Ctrl-D or `/quit` leaves."""
     from burnish.core.errors import UserError
     from burnish.data.config import RenderConfig
     from burnish.data.render import Renderer
     from burnish.models.generate import GenerateConfig, refuse_classifier, stream
+    from burnish.models.route import for_task, refuse_missing_task
     from burnish.train.handover import open_model
 
     loaded = open_model(model)
@@ -40,9 +42,11 @@ def command(
             continue
         messages.append({"role": "user", "content": line})
         answer = ""
-        for piece in stream(loaded, renderer.prompt_ids(messages), config):
-            answer += piece
-            typer.echo(piece, nl=False)
+        with for_task(loaded.model, task):
+            refuse_missing_task(loaded.model)
+            for piece in stream(loaded, renderer.prompt_ids(messages), config):
+                answer += piece
+                typer.echo(piece, nl=False)
         typer.echo()
         messages.append({"role": "assistant", "content": answer})
     return 0

@@ -18,6 +18,7 @@ def command(
         list[str] | None, typer.Argument(help="Texts; without any they are read from standard input, one a line.")
     ] = None,
     pair: Annotated[str | None, typer.Option(help="Second text, for a classification of pairs.")] = None,
+    task: Annotated[str | None, typer.Option(help="The task, for a model with parts of its own for several.")] = None,
     json: Json = False,
 ) -> int:
     """Print the likeliest class of every text with its probability; with `--json` the probabilities of all classes."""
@@ -25,6 +26,7 @@ def command(
 
     from burnish.core.errors import UserError
     from burnish.evaluate.classes import head_of, probabilities
+    from burnish.models.route import for_task
     from burnish.train.handover import open_model
 
     given = [text for text in (texts or sys.stdin.read().splitlines()) if text]
@@ -32,7 +34,8 @@ def command(
         raise UserError("there is no text", fix='write one: burnish classify runs/sentiment-encoder "What a day!"')
     loaded = open_model(model)
     labels = head_of(loaded).labels
-    scores = probabilities(loaded, given, [pair] * len(given) if pair is not None else None)
+    with for_task(loaded.model, task):
+        scores = probabilities(loaded, given, [pair] * len(given) if pair is not None else None)
     for text, row in zip(given, scores, strict=True):
         shares = {label: float(p) for label, p in zip(labels, row, strict=True)}
         best = labels[int(row.argmax())]

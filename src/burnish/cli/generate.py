@@ -26,6 +26,7 @@ def command(
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this share of the probability.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends an answer; may be given again.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    task: Annotated[str | None, typer.Option(help="The task, for a model with parts of its own for several.")] = None,
     json: Json = False,
 ) -> int:
     """Answer prompts with the tuned model of a run, an adapter folder, or any model."""
@@ -35,7 +36,8 @@ def command(
     from burnish.core.errors import UserError
     from burnish.data.config import RenderConfig
     from burnish.data.render import Renderer
-    from burnish.models.generate import GenerateConfig, generate, refuse_classifier
+    from burnish.models.generate import GenerateConfig, refuse_classifier
+    from burnish.models.generate_tasks import generate_tasks
     from burnish.train.handover import open_model
 
     given = [text.replace("\\n", "\n") for text in prompts] if prompts else sys.stdin.read().splitlines()
@@ -48,7 +50,8 @@ def command(
     refuse_classifier(loaded)
     renderer = Renderer(loaded.tokenizer, RenderConfig(), loaded.kind)
     ids = [renderer.prompt_ids([{"role": "user", "content": t}] if chat else t) for t in given]
-    for text, answer in zip(given, generate(loaded, ids, config), strict=True):
+    answers = generate_tasks(loaded, ids, [task] * len(ids) if task else (), config)
+    for text, answer in zip(given, answers, strict=True):
         row = {"prompt": text, "text": answer.text, "stopped": answer.stopped, "tokens": len(answer.token_ids)}
         typer.echo(encoder.dumps(row, ensure_ascii=False) if json else answer.text)
     return 0

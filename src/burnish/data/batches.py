@@ -196,7 +196,15 @@ def collate(
     Raises:
         ValueError: An encoder-decoder's table without ``decoder_start_id``, or in the packed layout.
     """
-    numbers = tuple(int(r) for r in rows)
+    batch = _collate(table, tuple(int(r) for r in rows), layout, pad_id, decoder_start_id)
+    if tasks := table.tasks_of(rows):
+        batch["tasks"] = tasks
+    return batch
+
+
+def _collate(
+    table: TokenTable, numbers: tuple[int, ...], layout: Layout, pad_id: int, decoder_start_id: int | None
+) -> Batch:
     if table.is_labelled:
         return collate_labelled(table, numbers, packed=layout == "packed", pad_id=pad_id)
     if table.is_seq2seq:

@@ -45,6 +45,8 @@ class SourceConfig(Config):
     """What to do with bytes that the encoding does not allow: refuse, or put U+FFFD in their place and count them."""
     limit: int | None = Field(None, ge=1)
     """Read only the first so many rows."""
+    task: str | None = Field(None, min_length=1, max_length=60)
+    """The task of its rows, for entries of `adapter` that are for some tasks only."""
 
     @field_validator("encoding")
     @classmethod
@@ -126,6 +128,12 @@ class DataConfig(Config):
     """Draw the training rows in a new seeded order in every epoch."""
     train_rows: int | None = Field(None, ge=1)
     """Train on a seeded choice of so many rows. A smaller choice is part of a larger one."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that sources name, sorted; a row's task is kept as its number among them."""
+        sources = [*self.train_sources, *(s for s in (self.validation, self.test) if s is not None)]
+        return tuple(sorted({source.task for source in sources if source.task is not None}))
 
     @field_validator("train", "validation", "test", mode="before")
     @classmethod

@@ -21,6 +21,7 @@ class Example:
         text: Plain text that is learnt as a whole.
         fields: The columns of the row as they were read; held-out examples are kept without them.
         pair: The second text of a classification of pairs; ``prompt`` is the first.
+        task: The task that its source names.
     """
 
     id: str
@@ -31,11 +32,13 @@ class Example:
     text: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     pair: str | None = None
+    task: str | None = None
 
-    def placed(self, id: str, fields: dict[str, Any]) -> Example:
+    def placed(self, id: str, fields: dict[str, Any], task: str | None = None) -> Example:
         """This example, which was just made and is not shared yet, under its name; a copy of it would take longer."""
         object.__setattr__(self, "id", id)
         object.__setattr__(self, "fields", fields)
+        object.__setattr__(self, "task", task)
         return self
 
     @property
@@ -70,7 +73,11 @@ class Example:
 
     @property
     def prompt_key(self) -> str:
-        """Equal for two examples exactly when they are given the same: the measure of leaks."""
+        """Equal for two examples exactly when they are of one task and given the same: the measure of leaks."""
+        return self._given if self.task is None else f"task\0{self.task}\0{self._given}"
+
+    @property
+    def _given(self) -> str:
         if self.messages is None:
             given = f"text\0{self.text}" if self.text is not None else f"prompt\0{self.prompt}"
             return given if self.pair is None else f"{given}\0{self.pair}"
@@ -83,7 +90,8 @@ class Example:
         """Equal for two examples exactly when they are the same: the measure of duplicates."""
         if self.messages is None:
             return f"{self.prompt_key}\0{self.completion}"
-        return _conversation_key(self.messages, self.tools)
+        whole = _conversation_key(self.messages, self.tools)
+        return whole if self.task is None else f"task\0{self.task}\0{whole}"
 
 
 def _conversation_key(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None) -> str:

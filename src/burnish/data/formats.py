@@ -122,13 +122,16 @@ def plan_source(source: SourceConfig, names: Iterable[str], first: Mapping[str, 
     return Plan(name, why, wrapped, source.columns, templates["prompt"], templates["completion"], source.system)
 
 
-def convert(rows: Iterable[Row], plan: Plan, names: Mapping[str, str] | None = None) -> Converted:
+def convert(
+    rows: Iterable[Row], plan: Plan, names: Mapping[str, str] | None = None, task: str | None = None
+) -> Converted:
     """Turn rows into examples; wrong rows and rows without a target are collected, none is passed over.
 
     Args:
         rows: Rows of one source.
         plan: How they are read.
         names: Shorter names of files, for the examples' ids.
+        task: The task that the source names.
     """
     shown = names or {}
     examples: list[Example] = []
@@ -148,7 +151,7 @@ def convert(rows: Iterable[Row], plan: Plan, names: Mapping[str, str] | None = N
         if isinstance(result, str):
             dropped.append(Dropped(name, result))
         else:
-            examples.append(result.placed(name, row.fields))
+            examples.append(result.placed(name, row.fields, task))
     return Converted(examples, bad, dropped)
 
 

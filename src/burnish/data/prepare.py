@@ -116,9 +116,7 @@ def prepare(
                 cache.keep(stored, folder, key)
     streams = partial(_chunks_again, opened, chunk)
     return Prepared(
-        train=stored.tables["train"][0],
-        validation=stored.tables["validation"][0],
-        test=stored.tables["test"][0],
+        **{name: replace(stored.tables[name][0], task_names=config.tasks) for name in SPLITS},
         examples={**stored.examples, "train": Reread(streams, stored.tables["train"][1])},
         findings=[*notes, *stored.findings],
         summary=stored.summary,
@@ -170,7 +168,7 @@ class _Preparation:
         goals = selection.choose()
         labels = self.opened.task.settle(selection.labels())
         del keys, selection
-        rendering = _Rendering(self.renderer_of(labels), shelf, self.state)
+        rendering = _Rendering(self.renderer_of(labels), shelf, self.state, self.config.tasks)
         try:
             for part in SPLITS:
                 rendering.run(self._chunks(part), goals[part])
@@ -254,10 +252,11 @@ class _Rendering:
         tallies: What is counted of it.
         held_out: The examples of validation and test, without their raw columns.
         files: The names of all files, by place.
+        tasks: The tasks that sources name.
     """
 
-    def __init__(self, renderer: Renderer, shelf: Shelf, state: State) -> None:
-        self.renderer, self.dropped = renderer, state.dropped
+    def __init__(self, renderer: Renderer, shelf: Shelf, state: State, tasks: tuple[str, ...]) -> None:
+        self.renderer, self.dropped, self.tasks = renderer, state.dropped, tasks
         self.writers: dict[str, TableWriter] = {name: shelf.writer(name) for name in SPLITS}
         self.tallies = {name: Tally() for name in SPLITS}
         self.held_out: dict[str, list[Example]] = {name: [] for name in SPLITS[1:]}
@@ -295,7 +294,8 @@ class _Rendering:
         stay = [examples[place] for place in kept]
         if name in self.held_out:
             self.held_out[name] += [replace(example, fields={}) for example in stay]
-        table = TokenTable.build(RowNames.of((e.id for e in stay), self.files), rows)
+        tasks = [example.task for example in stay]
+        table = TokenTable.build(RowNames.of((e.id for e in stay), self.files), rows, tasks, self.tasks)
         self.writers[name].append(table, numbers[kept])
 
     def all_bad(self) -> BadRows:

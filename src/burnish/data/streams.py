@@ -47,7 +47,7 @@ class Stream:
         """Examples in order, some at a time, each time with the rows that gave none."""
         rows = self.source.rows()
         while chunk := list(islice(rows, size)):
-            yield convert(chunk, self.plan, self.names)
+            yield convert(chunk, self.plan, self.names, self.source.config.task)
 
 
 @dataclass(frozen=True)

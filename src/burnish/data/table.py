@@ -52,6 +52,8 @@ class TokenTable:
         cut_ids: Their prompts, one after the other.
         cut_offsets: [M + 1] where each of these begins.
         labels: [N] numbers of the rows' classes; empty where the task is not a classification.
+        tasks: [N] numbers of the rows' tasks, -1 for none; empty where no source names one.
+        task_names: The tasks by number.
     """
 
     ids: RowNames
@@ -65,15 +67,26 @@ class TokenTable:
     cut_ids: Ids
     cut_offsets: NDArray[np.int64]
     labels: NDArray[np.int64]
+    tasks: NDArray[np.int16]
+    task_names: tuple[str, ...] = ()
 
     @classmethod
-    def build(cls, ids: Sequence[str], rows: Sequence[Rendered]) -> TokenTable:
+    def build(
+        cls,
+        ids: Sequence[str],
+        rows: Sequence[Rendered],
+        tasks: Sequence[str | None] = (),
+        task_names: tuple[str, ...] = (),
+    ) -> TokenTable:
         """The table of rendered rows.
 
         Args:
             ids: One name per row.
             rows: The rows, in the same order.
+            tasks: The task of each row, where there are tasks.
+            task_names: All tasks.
         """
+        numbers = {name: number for number, name in enumerate(task_names)}
         inputs = [r.input_ids for r in rows]
         targets = [r.target_ids for r in rows]
         cut = [i for i, r in enumerate(rows) if r.truncated and r.input_ids[: len(r.prompt_ids)] != r.prompt_ids]
@@ -90,6 +103,8 @@ class TokenTable:
             cut_ids=_flat(prompts, np.int32),
             cut_offsets=_offsets(prompts),
             labels=np.asarray([r.label for r in rows if r.label is not None], dtype=np.int64),
+            tasks=np.asarray([numbers[t] if t is not None else -1 for t in tasks if numbers], dtype=np.int16),
+            task_names=task_names,
         )
 
     def __len__(self) -> int:
@@ -111,6 +126,8 @@ class TokenTable:
             cut_ids=self.cut_ids[: self.cut_offsets[m]],
             cut_offsets=self.cut_offsets[: m + 1],
             labels=self.labels[:n],
+            tasks=self.tasks[:n],
+            task_names=self.task_names,
         )
 
     def row(self, index: int) -> tuple[Ids, Mask]:
@@ -128,6 +145,12 @@ class TokenTable:
         if place < len(self.cut_rows) and self.cut_rows[place] == index:
             return self.cut_ids[self.cut_offsets[place] : self.cut_offsets[place + 1]]
         return self.row(index)[0][: self.prompt_lengths[index]]
+
+    def tasks_of(self, rows: Sequence[int]) -> tuple[str | None, ...]:
+        """The tasks of some rows; empty where no source names one."""
+        if not len(self.tasks):
+            return ()
+        return tuple(self.task_names[number] if number >= 0 else None for number in self.tasks[list(rows)])
 
     @property
     def is_seq2seq(self) -> bool:
@@ -168,7 +191,8 @@ class TokenTable:
         """SHA-256 of tokens, mask, classes and their borders, in hexadecimal; equal tables train equally."""
         digest = hashlib.sha256()
         arrays = [self.input_ids, self.trained, self.offsets, self.target_ids, self.target_offsets]
-        for array in [*arrays, self.prompt_lengths, self.labels] if self.is_labelled else arrays:
+        arrays += [self.prompt_lengths, self.labels] if self.is_labelled else []
+        for array in [*arrays, self.tasks] if len(self.tasks) else arrays:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
@@ -186,6 +210,7 @@ ARRAYS: dict[str, ArrayKind] = {
     "cut_ids": ArrayKind(_INT32),
     "cut_offsets": ArrayKind(_INT64, "cut_ids", borders=True),
     "labels": ArrayKind(_INT64),
+    "tasks": ArrayKind(np.dtype(np.int16)),
 }
 """The arrays of a table by name."""
 

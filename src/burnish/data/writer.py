@@ -150,7 +150,8 @@ class TableWriter:
 def assembled(arrays: dict[str, NDArray[Any]], files: tuple[str, ...]) -> tuple[TokenTable, NDArray[np.uint32]]:
     """A table from its arrays, and the numbers of its rows."""
     names = RowNames(files, arrays["file"], arrays["line"])
-    return TokenTable(names, **{name: arrays[name] for name in ARRAYS}), arrays["number"]
+    columns: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
+    return TokenTable(names, **columns), arrays["number"]
 
 
 def mapped(path: Path, dtype: np.dtype[Any], length: int) -> NDArray[Any]:

@@ -29,11 +29,13 @@ class Question:
         prompt: What all answers have in common before they part.
         answers: What is scored of each: the tokens between the common beginning and the common end.
         true: Number of the true answer.
+        task: The row's task.
     """
 
     prompt: list[int]
     answers: list[list[int]]
     true: int
+    task: str | None = None
 
 
 def true_choices(examples: Sequence[Example], choices: Sequence[str]) -> list[int]:
@@ -68,7 +70,8 @@ def questions(examples: Sequence[Example], choices: Sequence[str], renderer: Ren
         raise UserError("a row cannot be rendered with every choice", where=bad, fix="raise `data.render.max_length`")
     rows = [r for r in rendered if isinstance(r, Rendered)]
     k = len(choices)
-    return [_question(rows[i * k : (i + 1) * k], true[i]) for i in range(len(examples))]
+    asked = [_question(rows[i * k : (i + 1) * k], true[i]) for i in range(len(examples))]
+    return [replace(q, task=e.task) if e.task is not None else q for q, e in zip(asked, examples, strict=True)]
 
 
 def with_target(example: Example, choice: str) -> Example:
@@ -163,7 +166,9 @@ def _pass_each(view: View, asked: Sequence[Question], progress: Progress | None)
     width = len(asked[0].answers)
     build = _pair if view.loaded.kind == "seq2seq" else _row
     rows = [build(q.prompt, answer) for q in asked for answer in q.answers]
-    table = TokenTable.build([str(i) for i in range(len(rows))], rows)
+    tasks = [q.task for q in asked for _ in q.answers]
+    names = tuple(sorted({task for task in tasks if task is not None}))
+    table = TokenTable.build([str(i) for i in range(len(rows))], rows, tasks, names)
     report = (lambda done: progress(done // width)) if progress else None
     return -row_losses(view, table, report).totals.reshape(len(asked), width)
 

@@ -20,7 +20,8 @@ from burnish.evaluate.config import EvaluateConfig
 from burnish.evaluate.intervals import bootstrap_ratio, paired_bootstrap
 from burnish.evaluate.loss import Progress, RowLosses, View
 from burnish.evaluate.text import TEXT_METRICS
-from burnish.models.generate import Generation, generate
+from burnish.models.generate import Generation
+from burnish.models.generate_tasks import generate_tasks
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ def evaluate(
     text: dict[str, dict[str, float]] = {}
     if config.metrics:
         prompts = [split.table.prompt(i).tolist() for i in range(rows)]
-        answers = generate(view.loaded, prompts, config.generate, view.batch_tokens)
+        tasks = split.table.tasks_of(range(rows))
+        answers = generate_tasks(view.loaded, prompts, tasks, config.generate, view.batch_tokens)
         targets = [e.target_text for e in split.examples]
         for name in config.metrics:
             text |= TEXT_METRICS[name]([a.text for a in answers], targets, config.seed)

@@ -146,6 +146,12 @@ class Switch:
         return {task for (name, _), tasks in self.tasks.items() if name in self.active for task in tasks}
 
 
+def tasks_of(model: nn.Module) -> set[str]:
+    """The tasks that a model has parts of its own for."""
+    switch = switch_of(model)
+    return switch.known_tasks() if switch is not None else set()
+
+
 def switch_of(model: nn.Module) -> Switch | None:
     """The switch of a model with adapters, or None."""
     state = model.__dict__.get(STATE)
@@ -192,6 +198,28 @@ def holding(model: nn.Module) -> Iterator[None]:
         switch.held, switch.route = False, None
 
 
+@contextmanager
+def for_task(model: nn.Module, task: str | None) -> Iterator[None]:
+    """Let all rows be of this task, as long as the context lasts; None changes nothing.
+
+    Raises:
+        UserError: The model has no part for it.
+    """
+    switch = switch_of(model)
+    known = switch.known_tasks() if switch is not None else set()
+    if task is not None and task not in known and (known or switch is None):
+        fix = suggestion(task, known) if known else "leave the task out: all rows use the whole model"
+        raise UserError(f"no part of this model is for the task `{task}`", where="task", fix=fix)
+    if switch is None:
+        yield
+        return
+    before, switch.task = switch.task, task
+    try:
+        yield
+    finally:
+        switch.task = before
+
+
 def require_task(model: nn.Module, batch: Batch) -> None:
     """Refuse rows that do not say which task they are of, where the model has parts that some tasks only use.
 
@@ -200,8 +228,18 @@ def require_task(model: nn.Module, batch: Batch) -> None:
     Raises:
         UserError: They do not.
     """
+    if "tasks" not in batch and "adapters" not in batch:
+        refuse_missing_task(model)
+
+
+def refuse_missing_task(model: nn.Module) -> None:
+    """Refuse to compute rows of no task, where the model in use has parts that are for some tasks only.
+
+    Raises:
+        UserError: It has, and no task is set.
+    """
     switch = switch_of(model)
-    if switch is None or not switch.tasks or "tasks" in batch or "adapters" in batch or switch.task is not None:
+    if switch is None or not switch.tasks or switch.task is not None:
         return
     known = switch.known_tasks()
     if known:

@@ -18,7 +18,7 @@ from burnish.evaluate.classification import Classified
 from burnish.evaluate.loss import RowLosses, View, batch_tokens
 from burnish.evaluate.run import Evaluation, Split, compare, evaluate, learnt_nothing, predictions
 from burnish.evaluate.text import require_metrics
-from burnish.models.generate import generate
+from burnish.models.generate_tasks import generate_tasks
 from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.setup import Setup, decoder_start
@@ -109,7 +109,9 @@ class Scorer:
             return []
         prompts = [self.held_out.table.prompt(i).tolist() for i in range(count)]
         tell(self.callbacks, Stage(f"generating {count} samples"))
-        return [g.text for g in generate(self.setup.loaded, prompts, config.generate, self.view.batch_tokens)]
+        tasks = self.held_out.table.tasks_of(range(count))
+        answers = generate_tasks(self.setup.loaded, prompts, tasks, config.generate, self.view.batch_tokens)
+        return [g.text for g in answers]
 
     def write(
         self, folder: RunFolder, base: Evaluation, tuned: Evaluation, samples: tuple[list[str], list[str]]

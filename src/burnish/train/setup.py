@@ -18,6 +18,7 @@ from burnish.adapters.registry import METHODS
 from burnish.core.errors import UserError
 from burnish.core.events import Callback, Noticed, Stage
 from burnish.core.findings import Finding, refuse_stops
+from burnish.core.names import suggestion
 from burnish.core.types import Context, Term
 from burnish.data.batches import Layout, choose_layout, collate
 from burnish.data.prepare import Prepared
@@ -242,6 +243,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     if loaded.classifier is not None:
         loaded.classifier.to(device)
     layout = settle_layout(config, loaded)
+    refuse_unnamed_tasks(config)
     attached = attach(loaded.model, config.adapters, seed=config.seed)
     with precision.context(device):
         fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
@@ -273,6 +275,21 @@ def with_head(described: dict[str, Any], loaded: Loaded) -> dict[str, Any]:
     site = {"name": "classifier", "role": "head", "layer": None, "parameters": head["parameters"]}
     share = {"parameters": total, "trainable": trained, "trainable_share": trained / max(1, total)}
     return {**described, **share, "sites": [*described["sites"], site], "head": head}
+
+
+def refuse_unnamed_tasks(config: RunConfig) -> None:
+    """Refuse an entry of `adapter` that is for a task which no row has.
+
+    Raises:
+        UserError: There is one.
+    """
+    known = config.data.tasks
+    for adapter in config.adapters:
+        for task in adapter.tasks:
+            if task not in known:
+                fix = suggestion(task, known) if known else "write `task:` beside the `path` of each source"
+                what = f"no source in `data` names the task `{task}`"
+                raise UserError(what, where="adapter.tasks", fix=fix)
 
 
 def refuse_untrained_head(setup: Setup) -> None:

@@ -21,6 +21,7 @@ from burnish.checkpoint.store import verify as fault_of
 from burnish.core.errors import BurnishError, TrainingStopped
 from burnish.core.files import disk_errors, make_readable
 from burnish.models.load import Loaded
+from burnish.models.route import for_task, tasks_of
 from burnish.train.folder import RunFolder, open_run
 from burnish.train.handover import load_handed_over
 
@@ -64,7 +65,8 @@ def last_logits(loaded: Loaded, ids: Tensor) -> Tensor:
     inputs = {"input_ids": ids.to(model.device), "attention_mask": torch.ones_like(ids).to(model.device)}
     if loaded.kind == "seq2seq":
         inputs["decoder_input_ids"] = inputs["input_ids"].flip(1)
-    logits = outputs_of(loaded, inputs)
+    with for_task(model, next(iter(sorted(tasks_of(model))), None)):
+        logits = outputs_of(loaded, inputs)
     last = logits if loaded.classifier is not None else logits[0, -KEPT_PLACES:]
     return last.float().cpu().contiguous()
 
