@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from burnish.adapters.base import Parts, Placed, method, site_generator
 from burnish.adapters.lora_config import LoraConfig, Plan, plans
+from burnish.adapters.lora_data import prepare
 from burnish.adapters.lora_init import ANY_HOST, RESIDUAL
 from burnish.adapters.lora_layers import KINDS, LoraAdapter, is_plain_matrix, projection_of, sides
 from burnish.adapters.lora_peft import from_peft, to_peft
@@ -31,6 +32,7 @@ __all__ = ["LoraAdapter", "LoraConfig", "lora", "projection_of", "sides"]
     peft_type="LORA",
     to_peft=to_peft,
     from_peft=from_peft,
+    prepare=prepare,
 )
 def lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> Parts:
     """A low-rank update at every target.
