@@ -205,7 +205,7 @@ def refuses(folder: Path, said: str, name: str = "llama") -> None:
         ("modules_to_save", ["lm_head"], "modules_to_save"),
         ("rank_pattern", {"q_proj": 8}, "another base: . of"),
         ("init_lora_weights", "pissa_niter_4", "init_lora_weights"),
-        ("peft_type", "VERA", "VERA"),
+        ("peft_type", "LOHA", "LOHA"),
         ("r", None, "rank"),
         ("r", 8, "another base"),
     ],

@@ -9,6 +9,7 @@ from burnish.adapters.base import MethodConfig
 from burnish.adapters.lora import LoraConfig
 from burnish.adapters.lora_config import InitOptions
 from burnish.adapters.registry import METHODS
+from burnish.adapters.vera import VeraConfig
 
 VARIANTS: dict[str, MethodConfig] = {
     "lora-dora": LoraConfig(rank=4, dora=True),
@@ -21,6 +22,7 @@ VARIANTS: dict[str, MethodConfig] = {
     "lora-pissa-dora": LoraConfig(rank=4, init="pissa", dora=True),
     "lora-olora": LoraConfig(rank=4, init="olora"),
     "lora-eva": LoraConfig(rank=4, init="eva"),
+    "vera-small": VeraConfig(rank=8, save_projections=False),
     "lora-ga": LoraConfig(rank=4, init="lora_ga"),
 }
 """Further configurations by name."""

@@ -142,14 +142,15 @@ def _config(values: Mapping[str, Any]) -> LoraConfig:
         "rslora": bool(values.get("use_rslora")),
         "dora": bool(values.get("use_dora")),
         "init": STARTS_OF_PEFT.get(str(values.get("init_lora_weights")), "kaiming"),
-        "targets": _targets(values.get("target_modules")),
+        "targets": targets_of(values.get("target_modules")),
         "rank_pattern": patterns("rank_pattern"),
         "alpha_pattern": patterns("alpha_pattern"),
     }
     return build(LoraConfig, given, where="adapter_config.json")
 
 
-def _targets(peft_targets: Any) -> str | tuple[str, ...]:
+def targets_of(peft_targets: Any) -> str | tuple[str, ...]:
+    """`target_modules` in the language of our targets."""
     if isinstance(peft_targets, str):  # a pattern for the whole name
         return peft_targets if peft_targets == "all-linear" else f"re:^(?:{peft_targets})$"
     return tuple(sorted(peft_targets or ())) or "all-linear"
