@@ -200,12 +200,12 @@ def refuses(folder: Path, said: str, name: str = "llama") -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("use_dora", True, "use_dora"),
+        ("use_dora", True, "tensors are missing, the first is magnitude"),
         ("bias", "all", "bias"),
         ("modules_to_save", ["lm_head"], "modules_to_save"),
-        ("rank_pattern", {"q_proj": 8}, "rank_pattern"),
-        ("init_lora_weights", "pissa", "init_lora_weights"),
-        ("peft_type", "VERA", "VERA"),
+        ("rank_pattern", {"q_proj": 8}, "another base: . of"),
+        ("init_lora_weights", "pissa_niter_4", "init_lora_weights"),
+        ("peft_type", "LOHA", "LOHA"),
         ("r", None, "rank"),
         ("r", 8, "another base"),
     ],

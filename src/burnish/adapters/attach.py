@@ -156,7 +156,8 @@ class Attached:
         """
         self._require_attached()
         path = base_path or getattr(getattr(self.model, "config", None), "name_or_path", None) or None
-        file_format = self.methods[0].format if len(self.configs) == 1 else "burnish"
+        alone = len(self.configs) == 1 and not self.configs[0].tasks
+        file_format = self.methods[0].format if alone else "burnish"
         folder.mkdir(parents=True, exist_ok=True)
         if file_format == "peft":
             peft_format.save(folder, self.model, self.configs[0], self.placed, path)

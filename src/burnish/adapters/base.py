@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from burnish.core.config import Config
 from burnish.core.errors import UserError
 from burnish.core.registry import Registry
+from burnish.core.types import Batch, Term
 from burnish.models.anatomy import Site
 from burnish.models.route import Some, Switch
 
@@ -75,6 +76,15 @@ class Adapter(nn.Module):
             NotMergeable: There is no closed form.
         """
         self.check_mergeable(host)
+
+    def handed_over(self, trained: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What saving makes of trained tensors, by name within the adapter; a method that drops some of them says so.
+
+        Args:
+            trained: Parameters, as a checkpoint holds them.
+            kept: Buffers, likewise.
+        """
+        return trained
 
 
 class Slot(nn.Module):
@@ -188,6 +198,12 @@ Build = Callable[[PreTrainedModel, Any, int], Parts]
 ToPeft = Callable[[MethodConfig, tuple[Placed, ...]], tuple[dict[str, Any], dict[str, Tensor]]]
 FromPeft = Callable[[PreTrainedModel, Mapping[str, Any], Mapping[str, Tensor]], tuple[MethodConfig, Parts]]
 Format = Literal["peft", "burnish", "model"]
+Sample = Callable[[int], Iterator[tuple[Batch, Callable[[], Tensor]]]]
+"""From a number to that many micro-batches of the training rows, each with a function that runs the model on it and
+returns its loss."""
+Prepare = Callable[[Any, tuple[Placed, ...], Sample, int], None]
+MakeTerms = Callable[[Any, tuple[Placed, ...]], list[Term]]
+Observe = Callable[[Any, tuple[Placed, ...], int, int], None]
 
 
 @dataclass(frozen=True)
@@ -205,6 +221,12 @@ class Method:
         peft_type: ``peft_type`` in ``peft``'s adapter_config.json.
         to_peft: From the placed adapters to ``peft``'s configuration and tensors.
         from_peft: The other way round.
+        prepare: Sets initial values from training rows: configuration, adapters, micro-batches, seed. It runs once the
+            adapters are attached, draws from the seed alone, and leaves everything else as it was.
+        terms: Further terms of the objective, such as a penalty: from configuration and adapters.
+        observe: Sees gradients and new values between an update and the clearing of its gradients: configuration,
+            adapters, how many updates are done, and how many there will be. What it remembers is in buffers of the
+            adapters, which checkpoints hold.
     """
 
     name: str
@@ -217,6 +239,9 @@ class Method:
     peft_type: str | None = None
     to_peft: ToPeft | None = None
     from_peft: FromPeft | None = None
+    prepare: Prepare | None = None
+    terms: MakeTerms | None = None
+    observe: Observe | None = None
 
 
 METHODS: Registry[Method] = Registry("adapter method")

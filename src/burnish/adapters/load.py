@@ -54,12 +54,14 @@ def _load_peft(folder: Path, model: PreTrainedModel, name: str, description: Map
             where=str(folder / peft_format.CONFIG),
             fix=f"known: {', '.join(sorted(str(k) for k in kinds))}; load it with `peft` and merge it there",
         )
+    given = _configs(folder, description)
+    if given:
+        values[peft_format.OWN] = given[0]
     try:
         config, parts = reader(model, values, tensors)
     except UserError as error:
         where = str(folder / error.where) if error.where.startswith("adapter_") else str(folder)
         raise UserError(error.what, where=where, fix=error.fix) from None
-    given = _configs(folder, description)
     if given and _agrees(given[0], config):
         config = given[0]
     return install(model, (config,), (parts,), name)

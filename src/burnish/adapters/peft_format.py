@@ -27,6 +27,8 @@ from burnish.models.anatomy import Site, sites
 
 CONFIG, WEIGHTS, OWN = "adapter_config.json", "adapter_model.safetensors", "burnish.json"
 PREFIX = "base_model.model."
+OUTSIDE = "base_model."
+"""What the names of tensors begin with that belong to no module of the model, such as projections that all share."""
 
 
 def save(
@@ -52,7 +54,10 @@ def save(
         "inference_mode": True,
         "target_modules": compact_names(model, [item.site.name for item in placed]),
     }
-    contiguous = {PREFIX + key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    contiguous = {
+        key if key.startswith(OUTSIDE) else PREFIX + key: tensor.detach().cpu().contiguous()
+        for key, tensor in tensors.items()
+    }
     write_atomic(folder / WEIGHTS, save_tensors(contiguous, metadata={"format": "pt"}))
     write_json(folder / CONFIG, {**shared, **values})
 
@@ -104,7 +109,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         UserError: A file is missing or damaged, or a tensor has no such prefix.
     """
     values, tensors = read_json(folder / CONFIG), read_tensors(folder / WEIGHTS)
-    foreign = [key for key in tensors if not key.startswith(PREFIX)]
+    foreign = [key for key in tensors if not key.startswith(OUTSIDE)]
     if foreign:
         raise UserError(
             f"unexpected tensor `{foreign[0]}`: its name does not begin with `{PREFIX}`",

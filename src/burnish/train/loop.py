@@ -70,6 +70,8 @@ class Job:
         unwatched: Trained parameters that the first updates may not reach, since they are for rows of some tasks.
         seed: Seed of dropout.
         cadence: When to evaluate, save and give up.
+        observe: Sees gradients and new values after an update that was made, from the number of updates done.
+        buffers: Names and tensors that are kept in checkpoints and not trained.
     """
 
     model: nn.Module
@@ -89,6 +91,8 @@ class Job:
     unwatched: frozenset[str] = frozenset()
     seed: int = 0
     cadence: Cadence = field(default_factory=Cadence)
+    observe: Callable[[int], None] = lambda step: None
+    buffers: Sequence[tuple[str, torch.Tensor]] = ()
 
     @property
     def device(self) -> torch.device:
@@ -193,6 +197,8 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
     liveness.saw_gradients()
     foreseen = foresee(job.optimizer, job.trainable, rate)
     made = step_optimizer(job, state)
+    if made:
+        job.observe(state.step + 1)
     job.optimizer.zero_grad(set_to_none=True)
     if made:
         if foreseen:

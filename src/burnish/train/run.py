@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from burnish.adapters import training
 from burnish.checkpoint.optimizer import load_state_tensors, state_tensors
 from burnish.checkpoint.store import Checkpoint, CheckpointStore
 from burnish.core.errors import TrainingStopped, UserError
@@ -196,12 +197,15 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
     config, store = setup.config, store_of(setup, folder)
     optimizer = setup.optimizer()
     scaler = torch.amp.GradScaler(setup.device.type) if setup.precision.scale_loss else None
+    buffers = training.buffers(setup.attached)
 
     def save(state: TrainState) -> Path:
         tensors: dict[str, dict[str, torch.Tensor]] = {
             "trainable": dict(setup.trainable),
             "optimizer": state_tensors(optimizer, setup.trainable),
         }
+        if buffers:
+            tensors["buffers"] = dict(buffers)
         saved: dict[str, Any] = {"train": state.to_json()}
         if scaler:
             saved["scaler"] = scaler.state_dict()
@@ -224,6 +228,8 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
         scaler=scaler,
         max_grad_norm=config.train.max_grad_norm,
         seed=config.seed,
+        observe=partial(training.observe, setup.attached, total_steps=len(setup.updates)),
+        buffers=buffers,
         cadence=Cadence(
             evaluate_every=setup.evaluate_every,
             save_every=config.checkpoint.every_steps or setup.evaluate_every,
@@ -243,14 +249,15 @@ def restore(job: Job, checkpoint: Checkpoint) -> None:
 
 
 def load_trainable(job: Job, checkpoint: Checkpoint) -> None:
-    """Put the trained tensors back.
+    """Put the trained tensors back, and what the adapters remember.
 
     Raises:
         UserError: The checkpoint holds other tensors than this run trains.
     """
-    saved, wanted = checkpoint.tensors["trainable"], dict(job.trainable)
-    if saved.keys() != wanted.keys():
-        odd = sorted(saved.keys() ^ wanted.keys())
+    saved = {**checkpoint.tensors["trainable"], **checkpoint.tensors.get("buffers", {})}
+    wanted: dict[str, torch.Tensor] = {**dict(job.trainable), **dict(job.buffers)}
+    odd = sorted(saved.keys() ^ wanted.keys()) or [n for n, t in wanted.items() if saved[n].shape != t.shape]
+    if odd:
         raise UserError(
             f"the checkpoint and the run differ in {len(odd)} trained tensors, such as `{odd[0]}`",
             where=f"step {checkpoint.step}",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from burnish.adapters import training
 from burnish.adapters.attach import Attached, attach
 from burnish.adapters.lora import projection_of
 from burnish.adapters.registry import METHODS
@@ -38,6 +39,7 @@ from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
 from burnish.train.precision import Precision, choose_precision
+from burnish.train.sample import sample
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
 from burnish.train.tasks import choose_pooling, load_new, read_data, task_of
 from burnish.train.updates import Updates
@@ -73,13 +75,22 @@ class Setup:
     fused_layers: int = 0
 
     @property
-    def terms(self) -> list[Term]:
-        """The objective."""
+    def task_terms(self) -> list[Term]:
+        """The objective of the task alone."""
         return task_of(self.config).terms(self.config, self.prepared)
+
+    @property
+    def terms(self) -> list[Term]:
+        """The objective: the task's terms and those of the adapters."""
+        return [*self.task_terms, *training.terms(self.attached)]
 
     @cached_property
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters that are trained."""
+        return self.trainable_now()
+
+    def trainable_now(self) -> list[tuple[str, nn.Parameter]]:
+        """``trainable``, before it is settled."""
         head = self.loaded.classifier
         return self.attached.trainable() + (head.named() if head is not None else [])
 
@@ -168,6 +179,10 @@ class Setup:
             return ModelContext(self.loaded.model, classifier=self.loaded.classifier)
         return ModelContext(self.loaded.model, self._head)
 
+    def prepare_adapters(self) -> None:
+        """Set initial values that come from training rows; the same ones every time, so also when a run is resumed."""
+        training.prepare(self.attached, partial(sample, self), self.config.seed)
+
     @cached_property
     def _head(self) -> Any:
         return head_of(self.loaded.model)
@@ -250,6 +265,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     if config.train.gradient_checkpointing:
         checkpoint_activations(loaded.model, selective=config.train.gradient_checkpointing == "selective")
     setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused)
+    setup.prepare_adapters()
     refuse_untrained_head(setup)
     keep_memory()  # not before: what reading and loading free goes back, so that it leaves no holes
     for finding in settings(setup):
