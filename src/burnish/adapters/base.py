@@ -6,7 +6,7 @@ adapters go where. Nothing else needs to be edited.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -38,7 +38,14 @@ class MethodConfig(Config):
 
 
 class Adapter(nn.Module):
-    """New parameters at one site. Both edges default to the identity; neither keeps anything between calls."""
+    """New parameters at one site. Both edges default to the identity; neither keeps anything between calls.
+
+    Attributes:
+        reads_output_only: Whether ``after`` reads nothing but the output, position by position, and there is no
+            ``before``: a fused layer then applies it behind its own product.
+    """
+
+    reads_output_only = False
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Change what the host is called with."""
@@ -104,6 +111,21 @@ def slot_of(host: nn.Module) -> Slot | None:
     return found if isinstance(found, Slot) else None
 
 
+def split_behind(active: Sequence[Adapter]) -> tuple[Sequence[Adapter], Sequence[Adapter]]:
+    """Adapters that belong to the host's product, and those at the end that read nothing but its output."""
+    count = len(active)
+    while count and active[count - 1].reads_output_only:
+        count -= 1
+    return active[:count], active[count:]
+
+
+def applied(host: nn.Module, adapters: Sequence[Adapter], output: Tensor) -> Tensor:
+    """The host's output after adapters that read nothing else."""
+    for adapter in adapters:
+        output = adapter.after(host, (), {}, output)
+    return output
+
+
 def plug(host: nn.Module, name: str, key: str, adapter: Adapter, switch: Switch) -> None:
     """Hang ``adapter`` on ``host`` as ``key`` of the set ``name``; hooks come with the first one that needs them."""
     slot = slot_of(host)
@@ -150,12 +172,14 @@ class Parts:
         base: Names of the base model's own parameters that are trained.
         sites: Where the method acts, for the report; by default the sites of ``placed``.
         rate_scales: Factor on the learning rate by parameter name within an adapter, such as ``{"B": 16}``.
+        leaves_it_to_the_head: Whether nothing of the model is trained on purpose, because the task's new head is.
     """
 
     placed: tuple[Placed, ...] = ()
     base: tuple[str, ...] = ()
     sites: tuple[Site, ...] = ()
     rate_scales: Mapping[str, float] = field(default_factory=dict)
+    leaves_it_to_the_head: bool = False
 
 
 C = TypeVar("C", bound=MethodConfig)

@@ -43,7 +43,7 @@ def norm_after(
 
 def gelu_and_project(x_NF: Tensor, projection: Projection) -> Tensor:
     """The projection of ``x Phi(x)`` (Hendrycks & Gimpel, 2016), which is not kept."""
-    return _GeluAndProject.apply(x_NF, scales_of([projection]), *projection.tensors)
+    return projection.finish(_GeluAndProject.apply(x_NF, scales_of([projection]), *projection.tensors))
 
 
 class _NormAfter(torch.autograd.Function):
