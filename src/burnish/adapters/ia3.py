@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from burnish.adapters.base import MethodConfig, Parts, Placed, method
 from burnish.adapters.peft_format import split_tensors
@@ -73,7 +74,7 @@ def _to_peft(config: MethodConfig, placed: tuple[Placed, ...]) -> tuple[dict[str
         "target_modules": sorted(item.site.name for item in placed),
         "feedforward_modules": sorted(inner),
         "exclude_modules": None,
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(isinstance(item.site.host, Conv1D) for item in placed),
         "modules_to_save": None,
         "init_ia3_weights": True,
     }

@@ -22,6 +22,7 @@ Edge = Literal["around", "residual"]
 """``around``: the host is called with x and returns y. ``residual``: it is called with (inner, x)."""
 
 _ATTENTION, _MLP = "attention", "mlp"
+_CALLED: Mapping[str, str] = {_ATTENTION: "attention", _MLP: "feed-forward"}
 
 # Regular expressions on the end of a module's name, as in models/anatomy.py.
 _USUAL = {_ATTENTION: "self_attn", _MLP: "mlp"}
@@ -60,12 +61,12 @@ def sublayers(model: PreTrainedModel, part: Part) -> list[Sublayer]:
     Raises:
         UserError: The architecture is not known, or has no such module.
     """
-    model_type = model.config.model_type
+    model_type, called = model.config.model_type, _CALLED[part]
     if model_type not in SUBLAYERS:
         raise UserError(
-            f"`{model_type}` is not in the table of architectures, so it is not known what lies around its {part}",
+            f"`{model_type}` is not in the table of architectures, so it is not known what lies around its {called}",
             where=f"model_type {model_type}",
-            fix="use `form=sequential` with `targets=re:PATTERN`, or add it to the table in burnish/models/sublayers.py",
+            fix="use `form=sequential` with `targets=re:PATTERN`, or enter it in burnish/models/sublayers.py",
         )
     edge: Edge = "residual" if model_type in RESIDUAL else "around"
     patterns = compiled({r: p for r, p in SUBLAYERS[model_type].items() if r == part})
@@ -76,7 +77,7 @@ def sublayers(model: PreTrainedModel, part: Part) -> list[Sublayer]:
     ]
     if not found:
         raise UserError(
-            f"`{model_type}` models have no module around their {part}: its maps lie in the layer itself",
+            f"`{model_type}` models have no module around their {called}: its maps lie in the layer itself",
             where=f"model_type {model_type}",
             fix="use `form=sequential`, or another `placement`",
         )
