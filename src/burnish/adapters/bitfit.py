@@ -68,7 +68,7 @@ class AddedBias(Adapter):
     "bitfit",
     BitfitConfig,
     learning_rate=1e-3,
-    reason="BitFit moves few numbers; its authors searched 1e-4 to 1e-2",
+    reason="BitFit moves few numbers beside frozen matrices, so it takes a larger rate than those would",
 )
 def bitfit(model: PreTrainedModel, config: BitfitConfig, seed: int) -> Parts:
     """A vector beside every chosen bias.
