@@ -191,7 +191,7 @@ _PARALLEL: Mapping[str, type[Bottleneck]] = {"around": ParallelBottleneck, "resi
     "bottleneck",
     BottleneckConfig,
     learning_rate=1e-3,
-    reason="a bottleneck adapter starts as the identity beside frozen weights, so it takes a larger rate than those would",
+    reason="a bottleneck adapter starts as the identity beside frozen weights; it takes a larger rate than those would",
 )
 def bottleneck(model: PreTrainedModel, config: BottleneckConfig, seed: int) -> Parts:
     """An adapter in every chosen sublayer of every chosen layer.
