@@ -17,12 +17,12 @@ from transformers.pytorch_utils import Conv1D
 from burnish.adapters.attach import attach
 from burnish.adapters.ia3 import Ia3Config
 from burnish.adapters.load import load
-from burnish.adapters.lora import projection_of
+from burnish.adapters.lora import LoraConfig, projection_of
 from burnish.adapters.vectors import ScaledInput, ScaledOutput
 from burnish.core.errors import UserError
 from burnish.models.forward import supports_packing
 from burnish.models.fuse import fuse
-from tests.adapters.common import NAMES, logits
+from tests.adapters.common import NAMES, logits, randomize
 from tests.adapters.test_bottleneck import outcome
 from tests.models.architectures import build
 from tests.support.tiny import tiny, tiny_inputs
@@ -207,14 +207,24 @@ def test_unknown_architecture() -> None:
     assert len(attach(model, Ia3Config(targets=("k_proj", "down_proj"), feedforward="down_proj")).sites) == 4
 
 
-def test_fused_layers_scale_keys_and_values() -> None:
-    """Behind the products of a fused layer, with the gradients of the plain way."""
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_fused_layers_scale(with_lora: bool) -> None:
+    """Ahead of and behind the products of a fused layer, with the gradients of the plain way, beside a LoRA too."""
     model: Any = tiny("llama").train()
     supports_packing(model)
-    attached = attach(model, Ia3Config(targets=("attention.key", "attention.value")))
-    around_one(attached.trainable())
+    attached = attach(model, [*([LoraConfig(rank=4)] if with_lora else []), Ia3Config()])
+    randomize([(n, p) for n, p in attached.trainable() if p.dim() == 2])
+    around_one([(n, p) for n, p in attached.trainable() if p.dim() == 1])
     parameters: list[Any] = [p for _, p in attached.trainable()]
     wanted = outcome(model, parameters)
     assert fuse(model, projection_of) == 2
     for found, expected in zip(outcome(model, parameters), wanted, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_a_vector_ahead_of_a_shared_norm_takes_the_plain_way() -> None:
+    """The input of `up_proj` is the norm's output, which `gate_proj` reads too."""
+    model: Any = tiny("llama")
+    supports_packing(model)
+    attach(model, Ia3Config(targets="up_proj", feedforward="up_proj"))
+    assert fuse(model, projection_of) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -43,9 +44,11 @@ class Adapter(nn.Module):
     Attributes:
         reads_output_only: Whether ``after`` reads nothing but the output, position by position, and there is no
             ``before``: a fused layer then applies it behind its own product.
+        reads_input_only: The same of ``before`` and the first argument; a fused layer applies it ahead of its product.
     """
 
     reads_output_only = False
+    reads_input_only = False
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Change what the host is called with."""
@@ -111,16 +114,28 @@ def slot_of(host: nn.Module) -> Slot | None:
     return found if isinstance(found, Slot) else None
 
 
-def split_behind(active: Sequence[Adapter]) -> tuple[Sequence[Adapter], Sequence[Adapter]]:
-    """Adapters that belong to the host's product, and those at the end that read nothing but its output."""
-    count = len(active)
-    while count and active[count - 1].reads_output_only:
+Chain = Callable[[Tensor], Tensor]
+
+
+def split(host: nn.Module, active: Sequence[Adapter]) -> tuple[Chain | None, Sequence[Adapter], Chain | None]:
+    """What happens ahead of the host's product, the adapters that belong to it, and what happens behind it."""
+    ahead = [a for a in active if a.reads_input_only]  # whatever their place: every `before` comes before the host
+    rest = [a for a in active if not a.reads_input_only]
+    count = len(rest)
+    while count and rest[count - 1].reads_output_only:
         count -= 1
-    return active[:count], active[count:]
+    behind = rest[count:]
+    first = partial(_ahead, host, ahead) if ahead else None
+    return first, rest[:count], partial(_behind, host, behind) if behind else None
 
 
-def applied(host: nn.Module, adapters: Sequence[Adapter], output: Tensor) -> Tensor:
-    """The host's output after adapters that read nothing else."""
+def _ahead(host: nn.Module, adapters: Sequence[Adapter], x: Tensor) -> Tensor:
+    for adapter in adapters:
+        x = adapter.before(host, (x,), {})[0][0]
+    return x
+
+
+def _behind(host: nn.Module, adapters: Sequence[Adapter], output: Tensor) -> Tensor:
     for adapter in adapters:
         output = adapter.after(host, (), {}, output)
     return output

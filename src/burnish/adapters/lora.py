@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,11 +22,10 @@ from burnish.adapters.base import (
     NotMergeable,
     Parts,
     Placed,
-    applied,
     method,
     site_generator,
     slot_of,
-    split_behind,
+    split,
 )
 from burnish.adapters.peft_format import split_tensors
 from burnish.core.config import build
@@ -155,20 +153,19 @@ class LoraAdapter(Adapter):
 
 def projection_of(host: nn.Module) -> Projection | None:
     """What a linear layer computes with the adapters in use; None where that is more than its map, at most one LoRA,
-    and adapters behind them that read nothing but the output."""
+    and adapters that read nothing but the input ahead of it or the output behind it."""
     slot = slot_of(host)
     if slot is None:
         return plain(host)
-    active, behind = split_behind(slot.active())
-    then = partial(applied, host, behind) if behind else None
+    first, active, then = split(host, slot.active())
     if type(host) is not nn.Linear or hooked(host) != len(slot.handles) or len(active) > 1:
         return None
     if not active:
-        return Projection(host.weight, host.bias, then=then)
+        return Projection(host.weight, host.bias, first=first, then=then)
     adapter = active[0]
     if type(adapter) is not LoraAdapter or (adapter.dropout and adapter.training):
         return None
-    return Projection(host.weight, host.bias, adapter.A, adapter.B, adapter.scale, then)
+    return Projection(host.weight, host.bias, adapter.A, adapter.B, adapter.scale, first, then)
 
 
 def _to_peft(config: MethodConfig, placed: tuple[Placed, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:

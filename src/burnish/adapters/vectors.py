@@ -104,6 +104,8 @@ class ScaledInput(Adapter):
         device: Where l lives. It starts at one.
     """
 
+    reads_input_only = True
+
     def __init__(self, width: int, device: torch.device) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(width, device=device))

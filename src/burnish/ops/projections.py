@@ -30,7 +30,8 @@ class Projection:
         A: [R, I], or None for a map without an update.
         B: [O, R].
         scale: s.
-        then: What happens to the output afterwards, position by position; autograd sees it apart from the map.
+        first: What happens to the input before, position by position; ``norm_and_project`` knows none.
+        then: What happens to the output afterwards, likewise. Autograd sees both apart from the map.
     """
 
     weight: Tensor
@@ -38,6 +39,7 @@ class Projection:
     A: Tensor | None = None
     B: Tensor | None = None
     scale: float = 1.0
+    first: Callable[[Tensor], Tensor] | None = None
     then: Callable[[Tensor], Tensor] | None = None
 
     @property
@@ -61,6 +63,12 @@ class Norm:
 
 def project(x: Tensor, projections: Sequence[Projection]) -> list[Tensor]:
     """Each projection of x, [..., O]. Gradients reach x, A, B, and weights and biases that ask for one."""
+    if all(p.first is None for p in projections):
+        return _project_together(x, projections)
+    return [_project_together(x if p.first is None else p.first(x), [p])[0] for p in projections]
+
+
+def _project_together(x: Tensor, projections: Sequence[Projection]) -> list[Tensor]:
     flat = x.reshape(-1, x.shape[-1])
     outputs = _Project.apply(flat, scales_of(projections), *_tensors(projections))
     return [p.finish(o.view(*x.shape[:-1], -1)) for p, o in zip(projections, outputs, strict=True)]
@@ -74,6 +82,8 @@ def norm_and_project(
     Returns:
         s (x itself without a delta) and the projections, [..., O].
     """
+    if any(p.first is not None for p in projections):
+        raise ValueError("a map behind a shared norm cannot change its input")
     flat = x.reshape(-1, x.shape[-1])
     flat_delta = delta.reshape_as(flat) if delta is not None else None
     settings = (norm.eps, norm.offset, scales_of(projections))
@@ -82,7 +92,9 @@ def norm_and_project(
 
 
 def gate_and_project(gate: Tensor, up: Tensor, projection: Projection) -> Tensor:
-    """The projection of ``silu(gate) * up`` (SwiGLU; Shazeer, 2020, equation 6), which is not kept."""
+    """The projection of ``silu(gate) * up`` (SwiGLU; Shazeer, 2020, equation 6), not kept without ``first``."""
+    if projection.first is not None:
+        return project(F.silu(gate) * up, [projection])[0]
     flat_gate, flat_up = (t.reshape(-1, t.shape[-1]) for t in (gate, up))
     output = _GateAndProject.apply(flat_gate, flat_up, scales_of([projection]), *projection.tensors)
     return projection.finish(output.view(*gate.shape[:-1], -1))
