@@ -25,6 +25,7 @@ from burnish.models.forward import supports_packing
 from burnish.objectives.context import ModelContext
 from tests.adapters.common import NAMES, gradients, logits, loss, train_steps
 from tests.adapters.variants import CASES, ROUNDED
+from tests.support.refusals import REFUSED, skip_refused
 from tests.support.tiny import tiny, tiny_inputs
 
 every_method = pytest.mark.parametrize("method", sorted(CASES))
@@ -32,8 +33,20 @@ every_model = pytest.mark.parametrize("name", NAMES)
 
 
 def make(method: str, name: str) -> tuple[PreTrainedModel, dict[str, Tensor], Attached]:
+    skip_refused(method, name)
     model = tiny(name)
     return model, tiny_inputs(name, rows=4), attach(model, CASES[method], seed=3)
+
+
+@pytest.mark.parametrize(("method", "name"), REFUSED)
+def test_what_a_model_cannot_carry_is_refused_by_name(method: str, name: str) -> None:
+    model, base = tiny(name), tiny(name)
+    with pytest.raises(UserError, match=REFUSED[method, name]) as caught:
+        attach(model, METHODS[method].config(method=method))
+    assert caught.value.fix
+    assert [n for n, _ in model.named_modules()] == [n for n, _ in base.named_modules()]
+    assert all(p.requires_grad for p in model.parameters())
+    assert set(vars(model)) == set(vars(base))
 
 
 @every_method
@@ -175,12 +188,12 @@ def test_packed_rows_give_the_gradients_of_rows_alone(method: str, name: str) ->
             ModelContext(model).hidden(packed(rows))
         return
     for row in rows:
-        ModelContext(model).hidden(packed([row])).pow(3).sum().backward()
+        outputs(model, attached, packed([row])).pow(3).sum().backward()
     reached = [(n, p) for n, p in attached.trainable() if p.grad is not None]  # BERT's head lies behind these states
     alone = gradients(reached)
     assert len(alone) >= 0.8 * len(attached.trainable())
     model.zero_grad()
-    ModelContext(model).hidden(packed(rows)).pow(3).sum().backward()
+    outputs(model, attached, packed(rows)).pow(3).sum().backward()
     assert_equal_gradients(gradients(reached), alone)
 
 
@@ -193,6 +206,14 @@ def test_a_copy_of_the_model_is_independent(method: str, name: str) -> None:
     train_steps(model, attached.trainable(), inputs, 1)
     assert torch.equal(logits(twin, inputs), before)
     assert not torch.equal(logits(model, inputs), before)
+
+
+def outputs(model: PreTrainedModel, attached: Attached, batch: Batch) -> Tensor:
+    """The hidden states, and what the head makes of them where the head is all that is trained."""
+    hidden = ModelContext(model).hidden(batch)
+    if all(site.role == "head" for site in attached.sites):
+        return model.get_output_embeddings()(hidden)
+    return hidden
 
 
 def packed(rows: list[Tensor]) -> Batch:

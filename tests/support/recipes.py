@@ -70,6 +70,7 @@ def recipe(folder: Path, *, rows: int = 60, model: str = "llama", **sections: An
     }
     for name, value in sections.items():
         merge = isinstance(value, dict) and isinstance(values.get(name), dict)
+        merge = merge and value.get("method") in (None, values[name].get("method"))  # another method has other settings
         values[name] = {**values[name], **value} if merge else value
     return values
 

@@ -24,6 +24,7 @@ from burnish.train.run import make_job
 from burnish.train.score import Scorer
 from burnish.train.setup import Setup, set_up
 from tests.support.recipes import configured, sentiment_rows, write_rows
+from tests.support.refusals import skip_refused
 
 ROWS = 8
 MODELS = ("llama", "gpt2", "t5")
@@ -72,6 +73,7 @@ REFERENCE: dict[str, Any] = {"batches": {"layout": "padded"}, "train": {"gradien
 
 def made(model: str, method: str, sections: dict[str, Any], task: str = "text") -> Setup:
     """A run that is set up; targets have 1 to 9 tokens, so that means of micro-batch means would differ."""
+    skip_refused(method, model)
     train = {"batch_size": ROWS, "max_steps": 2, **sections.get("train", {})}
     rows = ROWS_OF[task]()
     sections = {"task": TASKS[task], **sections}

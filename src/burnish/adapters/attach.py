@@ -302,7 +302,8 @@ def install(model: PreTrainedModel, configs: tuple[MethodConfig, ...], parts: tu
     _refuse_name(model, name)
     attached = Attached(model, name, configs, parts)
     _refuse_clashes(attached)
-    if not attached.placed and not attached.trains_base:
+    content = any(part.leaves_it_to_the_head for part in parts)
+    if not attached.placed and not attached.trains_base and not content:
         raise UserError("nothing would be trained", where="adapter", fix="name at least one method and its targets")
     state: _State = getattr(model, _STATE, None) or _State(model)
     if not hasattr(model, _STATE):

@@ -6,8 +6,9 @@ adapters go where. Nothing else needs to be edited.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -52,9 +53,14 @@ class Adapter(nn.Module):
     Attributes:
         by_token: Whether the edges treat each token of the first argument and of the output by itself, so that the
             adapter can act on some rows of a batch and leave the others alone.
+        reads_output_only: Whether ``after`` reads nothing but the output, position by position, and there is no
+            ``before``: a fused layer then applies it behind its own product.
+        reads_input_only: The same of ``before`` and the first argument; a fused layer applies it ahead of its product.
     """
 
     by_token = True
+    reads_output_only = False
+    reads_input_only = False
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Change what the host is called with."""
@@ -139,6 +145,33 @@ def slot_of(host: nn.Module) -> Slot | None:
     return found if isinstance(found, Slot) else None
 
 
+Chain = Callable[[Tensor], Tensor]
+
+
+def split(host: nn.Module, active: Sequence[Adapter]) -> tuple[Chain | None, Sequence[Adapter], Chain | None]:
+    """What happens ahead of the host's product, the adapters that belong to it, and what happens behind it."""
+    ahead = [a for a in active if a.reads_input_only]  # whatever their place: every `before` comes before the host
+    rest = [a for a in active if not a.reads_input_only]
+    count = len(rest)
+    while count and rest[count - 1].reads_output_only:
+        count -= 1
+    behind = rest[count:]
+    first = partial(_ahead, host, ahead) if ahead else None
+    return first, rest[:count], partial(_behind, host, behind) if behind else None
+
+
+def _ahead(host: nn.Module, adapters: Sequence[Adapter], x: Tensor) -> Tensor:
+    for adapter in adapters:
+        x = adapter.before(host, (x,), {})[0][0]
+    return x
+
+
+def _behind(host: nn.Module, adapters: Sequence[Adapter], output: Tensor) -> Tensor:
+    for adapter in adapters:
+        output = adapter.after(host, (), {}, output)
+    return output
+
+
 def plug(host: nn.Module, name: str, key: str, adapter: Adapter, switch: Switch) -> None:
     """Hang ``adapter`` on ``host`` as ``key`` of the set ``name``; hooks come with the first one that needs them."""
     slot = slot_of(host)
@@ -185,12 +218,14 @@ class Parts:
         base: Names of the base model's own parameters that are trained.
         sites: Where the method acts, for the report; by default the sites of ``placed``.
         rate_scales: Factor on the learning rate by parameter name within an adapter, such as ``{"B": 16}``.
+        leaves_it_to_the_head: Whether nothing of the model is trained on purpose, because the task's new head is.
     """
 
     placed: tuple[Placed, ...] = ()
     base: tuple[str, ...] = ()
     sites: tuple[Site, ...] = ()
     rate_scales: Mapping[str, float] = field(default_factory=dict)
+    leaves_it_to_the_head: bool = False
 
 
 C = TypeVar("C", bound=MethodConfig)

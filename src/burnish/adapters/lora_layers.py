@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from burnish.adapters.base import Adapter, NotMergeable, slot_of
+from burnish.adapters.base import Adapter, NotMergeable, slot_of, split
 from burnish.adapters.lora_init import RESIDUAL, STARTS, Frame
 from burnish.models.maps import hooked, plain
 from burnish.ops.projections import Projection
@@ -275,17 +275,18 @@ KINDS: dict[tuple[bool, bool], type[LoraAdapter]] = {
 
 
 def projection_of(host: nn.Module) -> Projection | None:
-    """What a linear layer computes with its adapters, where that is a map with at most one update; else None."""
+    """What a linear layer computes with the adapters in use; None where that is more than its map, at most one update,
+    and adapters that read nothing but the input ahead of it or the output behind it."""
     slot = slot_of(host)
     if slot is None:
         return plain(host)
-    active = slot.active()
+    first, active, then = split(host, slot.active())
     if type(host) is not nn.Linear or hooked(host) != len(slot.handles) or len(active) > 1:
         return None
     if not active:
-        return Projection(host.weight, host.bias)
+        return Projection(host.weight, host.bias, first=first, then=then)
     adapter = active[0]
     if not isinstance(adapter, LowRank) or not adapter.additive or (adapter.dropout and adapter.training):
         return None
     A, B = adapter.factors()
-    return Projection(host.weight, host.bias, A, B, adapter.scale)
+    return Projection(host.weight, host.bias, A, B, adapter.scale, first, then)

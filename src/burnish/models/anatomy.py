@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -25,6 +25,9 @@ Role = Literal[
     "mlp.up",
     "mlp.gate_up",
     "mlp.down",
+    "attention",  # a whole attention, or what adds one to its residual (models/sublayers.py)
+    "mlp",  # the same of a feed-forward
+    "norm",  # a layer norm or RMS norm
     "linear",  # a linear map inside a layer whose part is not known
     "outside",  # a linear map outside the layers, such as a pooler
     "embedding",
@@ -138,17 +141,34 @@ def sites(model: PreTrainedModel) -> list[Site]:
     A model type without an entry in ``ANATOMY`` is walked by its structure: its linear maps inside layers get the role
     ``linear``, and no guess is made about their part.
     """
-    patterns = _compiled(model.config.model_type)
+    patterns = compiled(ANATOMY.get(model.config.model_type, {}))
+    head = model.get_output_embeddings()
+    return [
+        Site(name, _role(name, module, layer, head, patterns), module, layer)
+        for name, module, layer in numbered_modules(model)
+        if isinstance(module, (nn.Linear, Conv1D, nn.Embedding))
+    ]
+
+
+def norms(model: PreTrainedModel) -> list[Site]:
+    """Every norm of a model, in the order of its modules: the modules of a class `...Norm` that carry one vector.
+
+    Norms of single heads (Qwen3's ``q_norm``) are among them.
+    """
+    return [
+        Site(name, "norm", module, layer)
+        for name, module, layer in numbered_modules(model)
+        if type(module).__name__.endswith("Norm") and (weight := module._parameters.get("weight")) is not None
+        if weight.dim() == 1
+    ]
+
+
+def numbered_modules(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module, int | None]]:
+    """Every module with its name and the running number of the layer that it lies in, None outside the layers."""
     numbered = {id(module): index for index, module in layers(model)}
     names = {name: numbered[id(module)] for name, module in model.named_modules() if id(module) in numbered}
-    head = model.get_output_embeddings()
-    found = []
     for name, module in model.named_modules():
-        if not isinstance(module, (nn.Linear, Conv1D, nn.Embedding)):
-            continue
-        layer = next((number for prefix, number in names.items() if name.startswith(prefix + ".")), None)
-        found.append(Site(name, _role(name, module, layer, head, patterns), module, layer))
-    return found
+        yield name, module, next((number for prefix, number in names.items() if name.startswith(prefix + ".")), None)
 
 
 def layers(model: PreTrainedModel) -> list[tuple[int, nn.Module]]:
@@ -168,7 +188,7 @@ def layers(model: PreTrainedModel) -> list[tuple[int, nn.Module]]:
     return list(enumerate(layer for stack in whole for layer in stack))
 
 
-def select(model: PreTrainedModel, targets: str | Sequence[str]) -> list[Site]:
+def select(model: PreTrainedModel, targets: str | Sequence[str], among: Sequence[Site] | None = None) -> list[Site]:
     """The sites that targets name, in the order of the model's modules.
 
     A target is `all-linear` (every linear map inside the layers; not the head), a role (`attention.query`) or the group
@@ -178,6 +198,7 @@ def select(model: PreTrainedModel, targets: str | Sequence[str]) -> list[Site]:
     Args:
         model: The model.
         targets: One target or several; several are joined.
+        among: The sites to choose from; by default ``sites(model)``.
 
     Raises:
         UserError: No target, an expression that is none, or a target that matches nothing; it names the nearest.
@@ -185,7 +206,7 @@ def select(model: PreTrainedModel, targets: str | Sequence[str]) -> list[Site]:
     wanted = [targets] if isinstance(targets, str) else list(targets)
     if not wanted:
         raise UserError("`targets` is empty, so nothing would be trained", fix=f"`targets: {ALL_LINEAR}`")
-    everything = sites(model)
+    everything = sites(model) if among is None else among
     chosen: set[str] = set()
     for target in wanted:
         matches = [site.name for site in everything if _matches(site, target)]
@@ -231,8 +252,8 @@ def _role(
     return next((role for role, pattern in patterns if pattern.search(name)), "linear")
 
 
-def _compiled(model_type: str) -> list[tuple[Role, re.Pattern[str]]]:
-    table = ANATOMY.get(model_type, {})
+def compiled(table: Mapping[str, str]) -> list[tuple[Role, re.Pattern[str]]]:
+    """Roles with their patterns on the end of a module's name."""
     roles: dict[str, Role] = {role: role for role in get_args(Role)}
     return [(roles[role], re.compile(rf"(^|\.)({pattern})$")) for role, pattern in table.items()]
 
@@ -246,7 +267,7 @@ def _is_stack(module: nn.ModuleList) -> bool:
 
 def _matches(site: Site, target: str) -> bool:
     if target == ALL_LINEAR:
-        return site.layer is not None and site.role not in ("head", "embedding", "outside")
+        return site.layer is not None and site.role not in ("head", "embedding", "outside", "norm")
     if target.startswith("re:"):
         try:
             return re.search(target[3:], site.name) is not None
@@ -263,7 +284,7 @@ def _targets_by_role() -> set[str]:
     return roles | {role.split(".")[0] for role in roles if "." in role}
 
 
-def _nearest_target(target: str, everything: list[Site]) -> str:
+def _nearest_target(target: str, everything: Sequence[Site]) -> str:
     present = {site.role for site in everything}
     roles = present | {role.split(".")[0] for role in present if "." in role}
     names = {site.name.rsplit(".", 1)[-1] for site in everything} - {""}

@@ -12,6 +12,8 @@ from burnish.ops.projections import Norm, Projection, gate_and_project, norm_and
 from burnish.ops.rotary_attention import Setting, rotary_attention
 
 MAPS = tuple(f"self_attn.{n}_proj" for n in "qkvo") + tuple(f"mlp.{n}_proj" for n in ("gate", "up", "down"))
+_ALONE = ("self_attn.o_proj", "mlp.down_proj")
+"""Maps that share their input with no other."""
 
 WINDOWS: Mapping[str, Callable[[nn.Module], int | None]] = {
     "llama": lambda attention: None,
@@ -29,7 +31,10 @@ def plan(layer: Any, hidden: Tensor, kwargs: Mapping[str, Any], resolve: Resolve
         return None
     if type(mlp.act_fn).__name__ not in ("SiLUActivation", "SiLU"):
         return None
-    return maps_of(layer, MAPS, resolve)
+    maps = maps_of(layer, MAPS, resolve)
+    if maps is not None and any(maps[name].first is not None for name in MAPS if name not in _ALONE):
+        return None
+    return maps
 
 
 def run(layer: Any, maps: Mapping[str, Projection], kwargs: Mapping[str, Any], hidden: Tensor) -> Tensor:

@@ -73,6 +73,8 @@ class Some:
     """
 
     training = False
+    reads_output_only = False
+    reads_input_only = False
 
     def __init__(self, adapter: Any, places: Tensor, route: Route) -> None:
         self.adapter, self.places, self.route = adapter, places, route

@@ -17,7 +17,7 @@ from torch import Tensor
 from burnish.ops.attention import CompiledAttention
 from burnish.ops.native import kernels
 from burnish.ops.native.kernels import Drop, new_drop
-from burnish.ops.projections import Maps, Projection, scales_of, unflatten
+from burnish.ops.projections import Maps, Projection, project, scales_of, unflatten
 
 
 def usable(hidden_ND: Tensor, width: int) -> bool:
@@ -42,8 +42,10 @@ def norm_after(
 
 
 def gelu_and_project(x_NF: Tensor, projection: Projection) -> Tensor:
-    """The projection of ``x Phi(x)`` (Hendrycks & Gimpel, 2016), which is not kept."""
-    return _GeluAndProject.apply(x_NF, scales_of([projection]), *projection.tensors)
+    """The projection of ``x Phi(x)`` (Hendrycks & Gimpel, 2016), which is not kept without ``first``."""
+    if projection.first is not None:
+        return project(F.gelu(x_NF), [projection])[0]
+    return projection.finish(_GeluAndProject.apply(x_NF, scales_of([projection]), *projection.tensors))
 
 
 class _NormAfter(torch.autograd.Function):

@@ -9,7 +9,7 @@ Shapes: N positions, I inner and O outer width of a map, R rank, F width of a ga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ class Projection:
         A: [R, I], or None for a map without an update.
         B: [O, R].
         scale: s.
+        first: What happens to the input before, position by position; ``norm_and_project`` knows none.
+        then: What happens to the output afterwards, likewise. Autograd sees both apart from the map.
     """
 
     weight: Tensor
@@ -37,11 +39,17 @@ class Projection:
     A: Tensor | None = None
     B: Tensor | None = None
     scale: float = 1.0
+    first: Callable[[Tensor], Tensor] | None = None
+    then: Callable[[Tensor], Tensor] | None = None
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
         """What autograd is to know of."""
         return (self.weight, self.bias, self.A, self.B)
+
+    def finish(self, output: Tensor) -> Tensor:
+        """The output of the map, and what happens to it afterwards."""
+        return output if self.then is None else self.then(output)
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,15 @@ class Norm:
 
 def project(x: Tensor, projections: Sequence[Projection]) -> list[Tensor]:
     """Each projection of x, [..., O]. Gradients reach x, A, B, and weights and biases that ask for one."""
+    if all(p.first is None for p in projections):
+        return _project_together(x, projections)
+    return [_project_together(x if p.first is None else p.first(x), [p])[0] for p in projections]
+
+
+def _project_together(x: Tensor, projections: Sequence[Projection]) -> list[Tensor]:
     flat = x.reshape(-1, x.shape[-1])
     outputs = _Project.apply(flat, scales_of(projections), *_tensors(projections))
-    return [o.view(*x.shape[:-1], -1) for o in outputs]
+    return [p.finish(o.view(*x.shape[:-1], -1)) for p, o in zip(projections, outputs, strict=True)]
 
 
 def norm_and_project(
@@ -68,18 +82,22 @@ def norm_and_project(
     Returns:
         s (x itself without a delta) and the projections, [..., O].
     """
+    if any(p.first is not None for p in projections):
+        raise ValueError("a map behind a shared norm cannot change its input")
     flat = x.reshape(-1, x.shape[-1])
     flat_delta = delta.reshape_as(flat) if delta is not None else None
     settings = (norm.eps, norm.offset, scales_of(projections))
     total, *outputs = _NormAndProject.apply(flat, flat_delta, norm.weight, settings, *_tensors(projections))
-    return total.view_as(x), [o.view(*x.shape[:-1], -1) for o in outputs]
+    return total.view_as(x), [p.finish(o.view(*x.shape[:-1], -1)) for p, o in zip(projections, outputs, strict=True)]
 
 
 def gate_and_project(gate: Tensor, up: Tensor, projection: Projection) -> Tensor:
-    """The projection of ``silu(gate) * up`` (SwiGLU; Shazeer, 2020, equation 6), which is not kept."""
+    """The projection of ``silu(gate) * up`` (SwiGLU; Shazeer, 2020, equation 6), not kept without ``first``."""
+    if projection.first is not None:
+        return project(F.silu(gate) * up, [projection])[0]
     flat_gate, flat_up = (t.reshape(-1, t.shape[-1]) for t in (gate, up))
     output = _GateAndProject.apply(flat_gate, flat_up, scales_of([projection]), *projection.tensors)
-    return output.view(*gate.shape[:-1], -1)
+    return projection.finish(output.view(*gate.shape[:-1], -1))
 
 
 def scales_of(projections: Sequence[Projection]) -> tuple[float, ...]:

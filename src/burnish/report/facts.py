@@ -19,7 +19,15 @@ SEVERITIES = {"stop": 0, "warning": 1, "note": 2}
 _ENDINGS = {"completed": "ran to its end", "early-stopping": "stopped early"}
 _GENERIC = ("model", "models", "final")
 """Names of folders that say nothing of the model in them; the folder around it does."""
-_METHODS = {"lora": "LoRA", "full": "full tuning"}
+_METHODS = {
+    "lora": "LoRA",
+    "full": "full tuning",
+    "bottleneck": "bottleneck adapters",
+    "ia3": "(IA)³",
+    "bitfit": "BitFit",
+    "norm": "norm tuning",
+    "head": "head only",
+}
 
 
 @dataclass(frozen=True)
