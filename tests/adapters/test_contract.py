@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from burnish.core.types import Batch
 from burnish.models.forward import supports_packing
 from burnish.objectives.context import ModelContext
 from tests.adapters.common import NAMES, gradients, logits, loss, train_steps
-from tests.support.tiny import tiny, tiny_inputs
+from tests.support.tiny import tiny, tiny_inputs, tiny_kbit
 
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
 every_model = pytest.mark.parametrize("name", NAMES)
@@ -186,6 +187,38 @@ def test_a_copy_of_the_model_is_independent(method: str, name: str) -> None:
     train_steps(model, attached.trainable(), inputs, 1)
     assert torch.equal(logits(twin, inputs), before)
     assert not torch.equal(logits(model, inputs), before)
+
+
+@every_method
+@every_model
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_base_of_4_bits(method: str, name: str, checkpointing: bool, tmp_path: Path) -> None:
+    """On it a method is refused by name, or starts, trains, saves, loads and comes off as on any other base."""
+    pytest.importorskip("bitsandbytes")
+    model, base, inputs = tiny_kbit(name), tiny_kbit(name), tiny_inputs(name, rows=4)
+    try:
+        attached = attach(model, METHODS[method].config(method=method), seed=3)
+    except UserError as refused:
+        assert method in refused.what and "4 bits" in refused.what and refused.fix
+        assert torch.equal(logits(model, inputs), logits(base, inputs))
+        return
+    if METHODS[method].identity:
+        assert torch.equal(logits(model, inputs), logits(base, inputs))
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": True})
+    train_steps(model.train(), attached.trainable(), inputs, 2)
+    assert attached.without_gradient() == []
+    tuned = logits(model.eval(), inputs)
+    assert not torch.equal(tuned, logits(base, inputs))
+    attached.save(tmp_path / "saved")
+    again = tiny_kbit(name)
+    load(tmp_path / "saved", again)
+    assert torch.equal(logits(again, inputs), tuned)
+    with contextlib.suppress(NotMergeable):
+        copy.deepcopy(attached).merge_()
+    if not attached.trains_base:
+        attached.detach_()
+        assert torch.equal(logits(model, inputs), logits(base, inputs))
 
 
 def packed(rows: list[Tensor]) -> Batch:

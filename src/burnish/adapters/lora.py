@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -30,7 +31,7 @@ from burnish.adapters.peft_format import split_tensors
 from burnish.core.config import build
 from burnish.core.errors import UserError
 from burnish.models.anatomy import Site, select
-from burnish.models.maps import hooked, plain
+from burnish.models.maps import hooked, map_of, plain
 from burnish.ops.projections import Projection
 
 
@@ -156,14 +157,15 @@ def projection_of(host: nn.Module) -> Projection | None:
     if slot is None:
         return plain(host)
     active = slot.active()
-    if type(host) is not nn.Linear or hooked(host) != len(slot.handles) or len(active) > 1:
+    base = map_of(host)
+    if base is None or hooked(host) != len(slot.handles) or len(active) > 1:
         return None
     if not active:
-        return Projection(host.weight, host.bias)
+        return base
     adapter = active[0]
     if type(adapter) is not LoraAdapter or (adapter.dropout and adapter.training):
         return None
-    return Projection(host.weight, host.bias, adapter.A, adapter.B, adapter.scale)
+    return replace(base, A=adapter.A, B=adapter.B, scale=adapter.scale)
 
 
 def _to_peft(config: MethodConfig, placed: tuple[Placed, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from burnish.ops.attention import CompiledAttention
 from burnish.ops.native import kernels
 from burnish.ops.native.kernels import Drop, new_drop
-from burnish.ops.projections import Maps, Projection, scales_of, unflatten
+from burnish.ops.projections import Constants, Maps, Projection, constants_of, unflatten
 
 
 def usable(hidden_ND: Tensor, width: int) -> bool:
@@ -43,7 +43,7 @@ def norm_after(
 
 def gelu_and_project(x_NF: Tensor, projection: Projection) -> Tensor:
     """The projection of ``x Phi(x)`` (Hendrycks & Gimpel, 2016), which is not kept."""
-    return _GeluAndProject.apply(x_NF, scales_of([projection]), *projection.tensors)
+    return _GeluAndProject.apply(x_NF, constants_of([projection]), *projection.tensors)
 
 
 class _NormAfter(torch.autograd.Function):
@@ -71,9 +71,9 @@ class _NormAfter(torch.autograd.Function):
 
 class _GeluAndProject(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scales: tuple[float, ...], *tensors: Tensor | None) -> Tensor:
-        outputs, inner = Maps(unflatten(tensors, scales), x.dtype).forward(gelu(x))
-        ctx.scales = scales
+    def forward(ctx: Any, x: Tensor, constants: tuple[Constants, ...], *tensors: Tensor | None) -> Tensor:
+        outputs, inner = Maps(unflatten(tensors, constants), x.dtype).forward(gelu(x))
+        ctx.constants = constants
         ctx.save_for_backward(x, inner, *tensors)
         return outputs[0]
 
@@ -81,7 +81,7 @@ class _GeluAndProject(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, inner, *tensors = ctx.saved_tensors
-        maps = Maps(unflatten(tensors, ctx.scales), x.dtype)
+        maps = Maps(unflatten(tensors, ctx.constants), x.dtype)
         needs = ctx.needs_input_grad[2:]
         low = maps.low_gradient([upstream])
         grads = maps.gradients(gelu(x) if any(needs) else x, inner, [upstream], low, needs)
