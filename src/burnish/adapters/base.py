@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import MethodType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -38,7 +41,7 @@ class MethodConfig(Config):
 
 
 class Adapter(nn.Module):
-    """New parameters at one site. Both edges default to the identity; neither keeps anything between calls."""
+    """New parameters at one site. Its three edges default to the identity; none keeps anything between calls."""
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Change what the host is called with."""
@@ -47,6 +50,10 @@ class Adapter(nn.Module):
     def after(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Change what the host returns; ``args`` and ``kwargs`` are what it was called with."""
         return output
+
+    def around(self, host: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute the host's output in another way; ``call`` is its own forward, or that of the adapter below."""
+        return call(*args, **kwargs)
 
     def check_mergeable(self, host: nn.Module) -> None:
         """Raise ``NotMergeable`` if ``merge_`` would. Called for every adapter before the first one is merged."""
@@ -75,7 +82,7 @@ class Slot(nn.Module):
     def __init__(self, switch: Switch) -> None:
         super().__init__()
         self.switch = switch
-        self.handles: list[RemovableHandle] = []
+        self.handles: list[RemovableHandle | Takeover] = []
         self.edges: tuple[bool, bool] = (False, False)
 
     def active(self) -> list[Adapter]:
@@ -98,6 +105,26 @@ def _after(host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outpu
     return output
 
 
+def _around(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    slot: Slot = host._modules[RESERVED]  # type: ignore[assignment]
+    call: Callable[..., Any] = partial(type(host).forward, host)
+    for adapter in slot.active():
+        call = partial(adapter.around, host, call)
+    return call(*args, **kwargs)
+
+
+class Takeover:
+    """A forward of ours in the place of a host's own, on this instance only, until it is removed."""
+
+    def __init__(self, host: nn.Module) -> None:
+        self.host = host
+        host.forward = MethodType(_around, host)
+
+    def remove(self) -> None:
+        """Give the host its own forward back."""
+        self.host.__dict__.pop("forward", None)
+
+
 def slot_of(host: nn.Module) -> Slot | None:
     """The host's adapters, or None."""
     found = host._modules.get(RESERVED)
@@ -118,6 +145,8 @@ def plug(host: nn.Module, name: str, key: str, adapter: Adapter, switch: Switch)
         slot.handles.append(host.register_forward_pre_hook(_before, with_kwargs=True))
     if uses[1] and not slot.edges[1]:
         slot.handles.append(host.register_forward_hook(_after, with_kwargs=True))
+    if type(adapter).around is not Adapter.around and not any(isinstance(h, Takeover) for h in slot.handles):
+        slot.handles.append(Takeover(host))
     slot.edges = (uses[0] or slot.edges[0], uses[1] or slot.edges[1])
 
 
@@ -162,6 +191,7 @@ C = TypeVar("C", bound=MethodConfig)
 Build = Callable[[PreTrainedModel, Any, int], Parts]
 ToPeft = Callable[[MethodConfig, tuple[Placed, ...]], tuple[dict[str, Any], dict[str, Tensor]]]
 FromPeft = Callable[[PreTrainedModel, Mapping[str, Any], Mapping[str, Tensor]], tuple[MethodConfig, Parts]]
+WritePeft = Callable[[Path, MethodConfig, tuple[Placed, ...], str | None], None]
 Format = Literal["peft", "burnish", "model"]
 
 
@@ -180,6 +210,8 @@ class Method:
         peft_type: ``peft_type`` in ``peft``'s adapter_config.json.
         to_peft: From the placed adapters to ``peft``'s configuration and tensors.
         from_peft: The other way round.
+        write_peft: Writes both files by itself, where ``to_peft`` does not say it all: folder, configuration, adapters
+            and the name of the base.
     """
 
     name: str
@@ -192,6 +224,7 @@ class Method:
     peft_type: str | None = None
     to_peft: ToPeft | None = None
     from_peft: FromPeft | None = None
+    write_peft: WritePeft | None = None
 
 
 METHODS: Registry[Method] = Registry("adapter method")

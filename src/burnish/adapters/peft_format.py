@@ -26,7 +26,7 @@ from burnish.core.names import suggestion
 from burnish.models.anatomy import Site, sites
 
 CONFIG, WEIGHTS, OWN = "adapter_config.json", "adapter_model.safetensors", "burnish.json"
-PREFIX = "base_model.model."
+PREFIX, SHARED = "base_model.model.", "base_model."
 
 
 def save(
@@ -42,6 +42,9 @@ def save(
         base_path: Folder or hub name of the base, for ``base_model_name_or_path``.
     """
     entry = METHODS[config.method]
+    if entry.write_peft is not None:
+        entry.write_peft(folder, config, placed, base_path)
+        return
     assert entry.to_peft is not None
     values, tensors = entry.to_peft(config, placed)
     shared = {
@@ -100,11 +103,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The configuration and the tensors of an adapter folder, names without `peft`'s prefix.
 
+    What layers share (VeRA's matrices) has no place in the model and keeps the shorter prefix that it has.
+
     Raises:
         UserError: A file is missing or damaged, or a tensor has no such prefix.
     """
     values, tensors = read_json(folder / CONFIG), read_tensors(folder / WEIGHTS)
-    foreign = [key for key in tensors if not key.startswith(PREFIX)]
+    foreign = [key for key in tensors if not key.startswith(SHARED)]
     if foreign:
         raise UserError(
             f"unexpected tensor `{foreign[0]}`: its name does not begin with `{PREFIX}`",

@@ -29,9 +29,9 @@ def map_of(host: nn.Module) -> Projection | None:
 
 
 def hooked(module: nn.Module) -> int:
-    """How many forward and backward hooks hang on a module."""
+    """How many forward and backward hooks hang on a module; a forward of its own counts as one."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return sum(len(h) for h in hooks)
+    return sum(len(h) for h in hooks) + ("forward" in module.__dict__)
 
 
 def maps_of(layer: nn.Module, names: Sequence[str], resolve: Resolve) -> dict[str, Projection] | None:

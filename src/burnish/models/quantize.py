@@ -208,7 +208,7 @@ def _layer_class() -> Any:
 @lru_cache(maxsize=1)
 def _library() -> Any:
     try:
-        with _no_notes():
+        with no_notes():
             import bitsandbytes
     except ImportError as error:
         raise UserError(
@@ -226,7 +226,7 @@ def _library() -> Any:
 
 
 @contextmanager
-def _no_notes() -> Iterator[None]:
+def no_notes() -> Iterator[None]:
     """Without the library's advice at its start, on kernels that are fetched from the net and not wanted here."""
     logger = logging.getLogger("bitsandbytes")
     level = logger.level
