@@ -26,6 +26,7 @@ from burnish.adapters.base import METHODS, RESERVED, Adapter, Method, MethodConf
 from burnish.adapters.peft_format import CONFIG, PREFIX, SHARED, WEIGHTS, base_modules, task_type
 from burnish.adapters.peft_methods import (
     NOT_IDENTITY,
+    ON_4_BITS,
     OWN_TARGETS,
     RATE,
     RATES,
@@ -187,6 +188,12 @@ def _targets(model: PreTrainedModel, name: str, targets: str | Sequence[str]) ->
 
 def _parts(model: PreTrainedModel, name: str, settings: Any, seed: int) -> Parts:
     peft = _library()
+    if name not in ON_4_BITS and any(is_quantized(module) for module in model.modules()):
+        raise UserError(
+            f"`{PEFT}{name}` reads the weights of the base, and this base keeps them in 4 bits",
+            where="adapter.method",
+            fix=f"leave `model.quantization` out, or use one of {', '.join(sorted(ON_4_BITS))}, or `lora`",
+        )
     before = dict(model.named_modules())
     flags = [(p, p.requires_grad) for p in model.parameters()]
     state = set(vars(model))

@@ -37,6 +37,13 @@ OWN_TARGETS = frozenset({"LN_TUNING", "TRAINABLE_TOKENS"})
 NOT_IDENTITY = frozenset({"C3A", "DEFT", "FOURIERFT", "FROD", "HRA", "OSF", "UNILORA", "VBLORA"})
 """Methods that change the model's outputs before the first update, as `peft` starts them; some by rounding only."""
 
+ON_4_BITS = frozenset(
+    {"BEFT", "BOFT", "C3A", "FOURIERFT", "GRALORA", "LILY", "LN_TUNING", "MISS",
+     "OFT", "RANDLORA", "ROAD", "TRAINABLE_TOKENS", "VBLORA", "VERA", "WAVEFT"}
+)  # fmt: skip
+"""Methods that were held against the same method on the unpacked weights, with equal results. The others read the
+weights of their hosts: most of them fail on codes of 4 bits, and SHIRA trains something else without a word."""
+
 RATE = (1e-3, "methods of `peft` with few parameters that start at zero; no trial of this one stands behind it")
 """Default peak learning rate of a method that is not in ``RATES``."""
 
