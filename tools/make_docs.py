@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from burnish.adapters.peft_bridge import PeftBridgeConfig
 from burnish.adapters.registry import METHODS
 from burnish.cli.main import app
 from burnish.core.config import Config
@@ -25,7 +26,7 @@ from burnish.train.config import RunConfig
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "src/burnish/recipes/quickstart.yaml"
 NOTE = "<!-- Generated from the code by `make docs`; edit the code instead. -->"
-USED_EXTRAS = ("metrics", "bitsandbytes", "trackers")
+USED_EXTRAS = ("metrics", "bitsandbytes", "peft", "trackers")
 """The extras that a user may want; those for developers are left out of `burnish doctor`."""
 
 
@@ -132,7 +133,7 @@ def _table(cls: type[Config]) -> str:
 def _configs(name: str, field: FieldInfo) -> list[type[Config]]:
     """The configuration classes that a setting may hold; those of `adapter` are the registered methods'."""
     if name == "adapter":
-        return [METHODS[method].config for method in sorted(METHODS)]
+        return [*(METHODS[method].config for method in sorted(METHODS)), PeftBridgeConfig]
     return list(dict.fromkeys(_config_types(field.annotation)))
 
 

@@ -5,6 +5,7 @@ A new method is found in the registry.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from burnish.objectives.context import ModelContext
 from tests.adapters.common import NAMES, gradients, logits, loss, train_steps
 from tests.adapters.variants import CASES, ROUNDED
 from tests.support.refusals import REFUSED, skip_refused
-from tests.support.tiny import tiny, tiny_inputs
+from tests.support.tiny import tiny, tiny_inputs, tiny_kbit
 
 every_method = pytest.mark.parametrize("method", sorted(CASES))
 every_model = pytest.mark.parametrize("name", NAMES)
@@ -214,6 +215,40 @@ def outputs(model: PreTrainedModel, attached: Attached, batch: Batch) -> Tensor:
     if all(site.role == "head" for site in attached.sites):
         return model.get_output_embeddings()(hidden)
     return hidden
+
+
+@every_method
+@every_model
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_base_of_4_bits(method: str, name: str, checkpointing: bool, tmp_path: Path) -> None:
+    """On it a method is refused by name, or starts, trains, saves, loads and comes off as on any other base."""
+    pytest.importorskip("bitsandbytes")
+    skip_refused(method, name)
+    model, base, inputs = tiny_kbit(name), tiny_kbit(name), tiny_inputs(name, rows=4)
+    config = CASES[method]
+    if METHODS[config.method].format == "model":
+        with pytest.raises(UserError, match=f"`{method}` trains .* in 4 bits"):
+            attach(model, config)
+        assert torch.equal(logits(model, inputs), logits(base, inputs))
+        return
+    attached = attach(model, config, seed=3)
+    if METHODS[config.method].identity and method not in ROUNDED:
+        assert torch.equal(logits(model, inputs), logits(base, inputs))
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": True})
+    train_steps(model.train(), attached.trainable(), inputs, 2)
+    assert attached.without_gradient() == []
+    tuned = logits(model.eval(), inputs)
+    assert not torch.equal(tuned, logits(base, inputs))
+    attached.save(tmp_path / "saved")
+    again = tiny_kbit(name)
+    load(tmp_path / "saved", again)
+    assert torch.equal(logits(again, inputs), tuned)
+    with contextlib.suppress(NotMergeable):
+        copy.deepcopy(attached).merge_()
+    if not attached.trains_base:
+        attached.detach_()
+        assert torch.equal(logits(model, inputs), logits(base, inputs))
 
 
 def packed(rows: list[Tensor]) -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -20,6 +21,9 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+
+from burnish.models.config import QuantizationConfig
+from burnish.models.quantize import quantize_
 
 VOCABULARY = 384
 WIDTH = 32
@@ -107,6 +111,18 @@ def tiny(
             matrix.mul_(scale)
     model.to(dtype)
     return model.eval()
+
+
+def tiny_kbit(name: str, **settings: Any) -> PreTrainedModel:
+    """``tiny(name)`` with the linear maps inside its layers kept in 4 bits.
+
+    Args:
+        name: As for ``tiny``.
+        settings: Fields of ``QuantizationConfig``.
+    """
+    model = tiny(name)
+    quantize_(model, QuantizationConfig(**settings), torch.float32)
+    return model
 
 
 def tiny_inputs(name: str, *, rows: int = 2, length: int = 11, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -24,9 +24,11 @@ from burnish.adapters.base import (
     plug,
     unplug,
 )
+from burnish.adapters.kbit import refuse_quantized
 from burnish.core.errors import UserError
 from burnish.core.names import suggestion
 from burnish.models.anatomy import Site
+from burnish.models.quantize import numbers_in
 from burnish.models.route import STATE as _STATE
 from burnish.models.route import Switch
 
@@ -133,7 +135,7 @@ class Attached:
             trained = {id(p) for _, p in self.trainable()}
             own = {s.name: sum(p.numel() for p in s.host.parameters(False) if id(p) in trained) for s in self.sites}
         base = [p for n, p in self.model.named_parameters() if RESERVED not in n.split(".")]
-        total = sum(p.numel() for p in base)
+        total = sum(numbers_in(p) for p in base)
         sites = {s.name: s for s in self.sites}
         return {
             "parameters": total,
@@ -302,6 +304,7 @@ def install(model: PreTrainedModel, configs: tuple[MethodConfig, ...], parts: tu
     _refuse_name(model, name)
     attached = Attached(model, name, configs, parts)
     _refuse_clashes(attached)
+    refuse_quantized(model, configs, parts)
     content = any(part.leaves_it_to_the_head for part in parts)
     if not attached.placed and not attached.trains_base and not content:
         raise UserError("nothing would be trained", where="adapter", fix="name at least one method and its targets")

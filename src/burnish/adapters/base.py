@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from types import MethodType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -48,7 +50,7 @@ class MethodConfig(Config):
 
 
 class Adapter(nn.Module):
-    """New parameters at one site. Both edges default to the identity; neither keeps anything between calls.
+    """New parameters at one site. Its three edges default to the identity; none keeps anything between calls.
 
     Attributes:
         by_token: Whether the edges treat each token of the first argument and of the output by itself, so that the
@@ -69,6 +71,10 @@ class Adapter(nn.Module):
     def after(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Change what the host returns; ``args`` and ``kwargs`` are what it was called with."""
         return output
+
+    def around(self, host: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute the host's output in another way; ``call`` is its own forward, or that of the adapter below."""
+        return call(*args, **kwargs)
 
     def check_mergeable(self, host: nn.Module) -> None:
         """Raise ``NotMergeable`` if ``merge_`` would. Called for every adapter before the first one is merged."""
@@ -99,7 +105,7 @@ class Slot(nn.Module):
     def __init__(self, switch: Switch) -> None:
         super().__init__()
         self.switch = switch
-        self.handles: list[RemovableHandle] = []
+        self.handles: list[RemovableHandle | Takeover] = []
         self.edges: tuple[bool, bool] = (False, False)
 
     def active(self) -> list[Adapter]:
@@ -137,6 +143,26 @@ def _after(host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outpu
     for adapter in slot.active():
         output = adapter.after(host, args, kwargs, output)
     return output
+
+
+def _around(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    slot: Slot = host._modules[RESERVED]  # type: ignore[assignment]
+    call: Callable[..., Any] = partial(type(host).forward, host)
+    for adapter in slot.active():
+        call = partial(adapter.around, host, call)
+    return call(*args, **kwargs)
+
+
+class Takeover:
+    """A forward of ours in the place of a host's own, on this instance only, until it is removed."""
+
+    def __init__(self, host: nn.Module) -> None:
+        self.host = host
+        host.forward = MethodType(_around, host)
+
+    def remove(self) -> None:
+        """Give the host its own forward back."""
+        self.host.__dict__.pop("forward", None)
 
 
 def slot_of(host: nn.Module) -> Slot | None:
@@ -186,6 +212,8 @@ def plug(host: nn.Module, name: str, key: str, adapter: Adapter, switch: Switch)
         slot.handles.append(host.register_forward_pre_hook(_before, with_kwargs=True))
     if uses[1] and not slot.edges[1]:
         slot.handles.append(host.register_forward_hook(_after, with_kwargs=True))
+    if type(adapter).around is not Adapter.around and not any(isinstance(h, Takeover) for h in slot.handles):
+        slot.handles.append(Takeover(host))
     slot.edges = (uses[0] or slot.edges[0], uses[1] or slot.edges[1])
 
 
@@ -232,6 +260,7 @@ C = TypeVar("C", bound=MethodConfig)
 Build = Callable[[PreTrainedModel, Any, int], Parts]
 ToPeft = Callable[[MethodConfig, tuple[Placed, ...]], tuple[dict[str, Any], dict[str, Tensor]]]
 FromPeft = Callable[[PreTrainedModel, Mapping[str, Any], Mapping[str, Tensor]], tuple[MethodConfig, Parts]]
+WritePeft = Callable[[Path, MethodConfig, tuple[Placed, ...], str | None], None]
 Format = Literal["peft", "burnish", "model"]
 Sample = Callable[[int], Iterator[tuple[Batch, Callable[[], Tensor]]]]
 """From a number to that many micro-batches of the training rows, each with a function that runs the model on it and
@@ -262,6 +291,8 @@ class Method:
         observe: Sees gradients and new values between an update and the clearing of its gradients: configuration,
             adapters, how many updates are done, and how many there will be. What it remembers is in buffers of the
             adapters, which checkpoints hold.
+        write_peft: Writes both files by itself, where ``to_peft`` does not say it all: folder, configuration, adapters
+            and the name of the base.
     """
 
     name: str
@@ -277,6 +308,7 @@ class Method:
     prepare: Prepare | None = None
     terms: MakeTerms | None = None
     observe: Observe | None = None
+    write_peft: WritePeft | None = None
 
 
 METHODS: Registry[Method] = Registry("adapter method")

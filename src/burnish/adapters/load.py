@@ -48,6 +48,8 @@ def _load_peft(folder: Path, model: PreTrainedModel, name: str, description: Map
     values, tensors = peft_format.read(folder)
     kinds = {entry.peft_type: entry.from_peft for n in METHODS if (entry := METHODS[n]).from_peft is not None}
     reader = kinds.get(values.get("peft_type"))
+    if reader is None and values.get("peft_type"):
+        reader = METHODS[f"peft:{values['peft_type']}"].from_peft  # refuses by name what cannot be read
     if reader is None:
         raise UserError(
             f"adapters of the kind `{values.get('peft_type')}` cannot be read",
@@ -92,6 +94,9 @@ def _agrees(given: MethodConfig, read: MethodConfig) -> bool:
     """Whether both say the same but for how the targets are written; edited files fall back on what `peft` would do."""
     if type(given) is not type(read):
         return False
+    own_rule = getattr(given, "agrees", None)
+    if own_rule is not None:
+        return bool(own_rule(read))
     resolved = [getattr(config, "resolved_alpha", None) for config in (given, read)]
     skipped = {"targets", "feedforward", "alpha"}
     return resolved[0] == resolved[1] and given.model_dump(exclude=skipped) == read.model_dump(exclude=skipped)

@@ -5,6 +5,7 @@ Shapes: D_in and D_out the sides of the host's matrix, R rank, V vocabulary, N p
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from burnish.adapters.base import Adapter, NotMergeable, slot_of, split
 from burnish.adapters.lora_init import RESIDUAL, STARTS, Frame
-from burnish.models.maps import hooked, plain
+from burnish.models.maps import hooked, map_of, plain
 from burnish.ops.projections import Projection
 
 Spans = tuple[tuple[int, int], ...]
@@ -281,12 +282,13 @@ def projection_of(host: nn.Module) -> Projection | None:
     if slot is None:
         return plain(host)
     first, active, then = split(host, slot.active())
-    if type(host) is not nn.Linear or hooked(host) != len(slot.handles) or len(active) > 1:
+    base = map_of(host)
+    if base is None or hooked(host) != len(slot.handles) or len(active) > 1:
         return None
     if not active:
-        return Projection(host.weight, host.bias, first=first, then=then)
+        return replace(base, first=first, then=then)
     adapter = active[0]
     if not isinstance(adapter, LowRank) or not adapter.additive or (adapter.dropout and adapter.training):
         return None
     A, B = adapter.factors()
-    return Projection(host.weight, host.bias, A, B, adapter.scale, first, then)
+    return replace(base, A=A, B=B, scale=adapter.scale, first=first, then=then)

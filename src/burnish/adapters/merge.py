@@ -35,6 +35,25 @@ Measure = Callable[[Loaded], dict[str, float]]
 
 
 @dataclass(frozen=True)
+class MergedBase:
+    """What merging an adapter into one of several bases came to, held against the model as it was trained.
+
+    Attributes:
+        base: Which base.
+        difference: Largest absolute difference of a logit on held-out rows.
+        kl: Mean Kullback-Leibler divergence of the next token, trained from merged, on these rows, in nats.
+        metrics: Metrics on held-out rows; empty where nobody measures.
+        taken: Whether this is the one that was written.
+    """
+
+    base: str
+    difference: float
+    kl: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    taken: bool = False
+
+
+@dataclass(frozen=True)
 class MergeReport:
     """What merging did.
 
@@ -49,6 +68,7 @@ class MergeReport:
         before: Metrics on held-out rows with the adapter beside its base; empty where nobody measures.
         after: The same with the adapter merged.
         read_by: Who reads a classifier's folder; empty for a language model, which `transformers` reads.
+        bases: Of an adapter that was trained beside weights of 4 bits: what merging into each base came to.
     """
 
     folder: Path
@@ -61,6 +81,7 @@ class MergeReport:
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     read_by: str = ""
+    bases: tuple[MergedBase, ...] = ()
 
 
 def merge(loaded: Loaded, adapter_folder: Path, out: Path, measure: Measure | None = None) -> MergeReport:
@@ -80,8 +101,23 @@ def merge(loaded: Loaded, adapter_folder: Path, out: Path, measure: Measure | No
             can. Nothing is left at ``out``.
         NotMergeable: The adapter has no closed form.
     """
+    refuse_taken(out)
+    return write(fold(loaded, adapter_folder, measure), loaded, out)
+
+
+def refuse_taken(out: Path) -> None:
+    """Refuse a place for the merged model that holds something."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("the place for the merged model is taken", where=str(out), fix="name a new folder")
+
+
+def fold(loaded: Loaded, adapter_folder: Path, measure: Measure | None = None) -> MergeReport:
+    """``merge`` up to the file: the model is merged in place, and nothing is written.
+
+    Raises:
+        UserError: The adapter does not fit, or merging changes logits or loss by more than rounding can.
+        NotMergeable: The adapter has no closed form.
+    """
     attached = load(adapter_folder, loaded.model)
     sites = len(attached.placed)
     inputs = probe(loaded.model)
@@ -96,7 +132,7 @@ def merge(loaded: Loaded, adapter_folder: Path, out: Path, measure: Measure | No
         raise
     after = outputs_of(loaded, inputs)
     report = MergeReport(
-        folder=out,
+        folder=Path(),
         sites=sites,
         difference=float((before - after).abs().max()),
         effect=float((before - base).abs().max()),
@@ -107,7 +143,12 @@ def merge(loaded: Loaded, adapter_folder: Path, out: Path, measure: Measure | No
         after=measure(loaded) if measure else {},
     )
     _refuse_changes(report, adapter_folder)
-    return replace(report, read_by=_write(loaded, out))
+    return report
+
+
+def write(report: MergeReport, loaded: Loaded, out: Path) -> MergeReport:
+    """Write a model that ``fold`` merged, as a model folder with its tokenizer."""
+    return replace(report, folder=out, read_by=_write(loaded, out))
 
 
 def _refuse_changes(report: MergeReport, adapter_folder: Path) -> None:

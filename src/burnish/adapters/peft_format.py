@@ -44,6 +44,9 @@ def save(
         base_path: Folder or hub name of the base, for ``base_model_name_or_path``.
     """
     entry = METHODS[config.method]
+    if entry.write_peft is not None:
+        entry.write_peft(folder, config, placed, base_path)
+        return
     assert entry.to_peft is not None
     values, tensors = entry.to_peft(config, placed)
     shared = {
@@ -104,6 +107,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The configuration and the tensors of an adapter folder, names without `peft`'s prefix.
+
+    What layers share (VeRA's matrices) has no place in the model and keeps the shorter prefix that it has.
 
     Raises:
         UserError: A file is missing or damaged, or a tensor has no such prefix.

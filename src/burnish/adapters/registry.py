@@ -6,10 +6,11 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Annotated, TypeAlias, Union
 
-from pydantic import Field
+from pydantic import Discriminator, Tag
 
 import burnish.adapters
 from burnish.adapters.base import METHODS, Method, MethodConfig
+from burnish.adapters.peft_bridge import PEFT, PeftBridgeConfig
 
 __all__ = ["METHODS", "AdapterConfig", "Method", "MethodConfig"]
 
@@ -22,6 +23,13 @@ for _module in pkgutil.iter_modules(burnish.adapters.__path__):
 if TYPE_CHECKING:
     AdapterConfig: TypeAlias = MethodConfig
 else:
-    _CONFIGS = tuple(METHODS[name].config for name in METHODS)
-    AdapterConfig = Annotated[Union[_CONFIGS], Field(discriminator="method")]  # noqa: UP007  # members known at run time
+    # names of a family, such as `peft:LOHA`, share one configuration: the tag of a recipe is then the family's
+    _CONFIGS = {name: METHODS[name].config for name in METHODS} | {PEFT: PeftBridgeConfig}
+
+    def _tag(value):
+        name = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
+        return PEFT if str(name).startswith(PEFT) else name
+
+    _MEMBERS = tuple(Annotated[config, Tag(name)] for name, config in _CONFIGS.items())
+    AdapterConfig = Annotated[Union[_MEMBERS], Discriminator(_tag)]  # noqa: UP007  # members known at run time
 """The `adapter` section of a recipe: the configuration of any registered method, told apart by `method`."""

@@ -21,6 +21,7 @@ class Registry(Generic[T]):
     def __init__(self, what: str) -> None:
         self.what = what
         self._items: dict[str, T] = {}
+        self._families: dict[str, Callable[[str], T]] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that files a value under ``name``; a name that is taken is a programming error."""
@@ -33,7 +34,22 @@ class Registry(Generic[T]):
 
         return add
 
+    def family(self, prefix: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
+        """Decorator for a function that makes the value of any name that begins with ``prefix``.
+
+        Names of a family are looked up and not listed: which there are, its function knows.
+        """
+
+        def add(make: Callable[[str], T]) -> Callable[[str], T]:
+            self._families[prefix] = make
+            return make
+
+        return add
+
     def __getitem__(self, name: str) -> T:
+        for prefix, make in self._families.items():
+            if name.startswith(prefix):
+                return make(name)
         if name not in self._items:
             raise UserError(f"unknown {self.what} `{name}`", fix=suggestion(name, self._items))
         return self._items[name]

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
 
 from burnish.core.config import Config
+
+
+class QuantizationConfig(Config):
+    """The `quantization` of a model: its linear maps kept in 4 bits and frozen, as QLoRA does it."""
+
+    kind: Literal["nf4", "fp4"] = "nf4"
+    """The sixteen values that a weight can take: `nf4`, quantiles of the normal distribution, or `fp4`, a float of 4
+    bits. `nf4` loses less on weights that are normally distributed, which those of language models nearly are."""
+    double: bool = True
+    """Quantise the constants of the blocks too: 0.13 bits for each weight in place of 0.5, at 64 weights a block."""
+    compute: Literal["auto", "bf16", "fp32"] = "auto"
+    """Format of the products with these weights; `auto` is the one that the run computes in."""
+    block_size: Literal[32, 64, 128, 256, 512, 1024] = 64
+    """Weights that share a constant. Smaller blocks lose less and take more."""
+    skip: tuple[str, ...] = ()
+    """Linear maps that are left as they are: ends of module names such as `down_proj`, roles such as `attention`, or
+    `re:PATTERN`."""
 
 
 class ModelConfig(Config):
@@ -20,3 +39,11 @@ class ModelConfig(Config):
     """Load weights from pickle files (`pytorch_model.bin`), which can run code, where there are no safetensors."""
     chat_template: str | None = None
     """A Jinja file that replaces the tokenizer's chat template."""
+    quantization: QuantizationConfig | None = None
+    """Keep the linear maps inside the layers in 4 bits while the rest is trained around them (QLoRA): `nf4`, `fp4`, or
+    a section. Needs `bitsandbytes`. Without it the weights are kept as `train.precision` says."""
+
+    @field_validator("quantization", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value

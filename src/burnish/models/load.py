@@ -26,6 +26,7 @@ from burnish.models.config import ModelConfig
 from burnish.models.fetch import Fetched, fetch
 from burnish.models.forward import is_causal, packing_mode
 from burnish.models.head import verify_head
+from burnish.models.quantize import count_parameters, quantize_
 from burnish.models.quiet import quiet
 
 Kind = Literal["causal", "seq2seq", "encoder"]
@@ -67,7 +68,7 @@ def load(
 
     Args:
         config: What to load.
-        dtype: Dtype of the weights in memory.
+        dtype: Dtype of the weights in memory, but for those that the recipe keeps in 4 bits.
         base: Folder of the recipe, where relative paths start; the working folder if None.
         verify: Hold the head against the model's logits and refuse a causal model that sees later tokens. Needed for
             training, not for generating.
@@ -86,7 +87,10 @@ def load(
             fix="name an encoder such as BERT, or a decoder such as Llama; or learn the labels as text: `task: text`",
         )
     tokenizer, template = _read_tokenizer(config, fetched, base)
-    model, unused = _read_model(config, fetched, model_config, "headless" if headless else kind, dtype)
+    # codes are made of the weights as the files hold them, so that they do not depend on what a run computes in
+    stored: torch.dtype | Literal["auto"] = "auto" if config.quantization else dtype
+    model, unused = _read_model(config, fetched, model_config, "headless" if headless else kind, stored)
+    quantized = quantize_(model, config.quantization, dtype) if config.quantization else None
     use_packed_attention(model)
     if headless:
         kind = "causal" if is_causal(model) else "encoder"
@@ -97,11 +101,12 @@ def load(
         **fetched.origin,
         "model_type": model_config.model_type,
         "class": type(model).__name__,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": count_parameters(model),
         "dtype": str(dtype).removeprefix("torch."),
         "chat_template": template,
         "packing": packing_mode(model),
         "unused_weights": unused,
+        **({"quantization": quantized} if quantized else {}),
     }
     return Loaded(model, tokenizer, kind, fetched.name, fetched.folder, origin)
 
@@ -156,7 +161,11 @@ def _read_tokenizer(
 
 
 def _read_model(
-    config: ModelConfig, fetched: Fetched, model_config: PreTrainedConfig, kind: str, dtype: torch.dtype
+    config: ModelConfig,
+    fetched: Fetched,
+    model_config: PreTrainedConfig,
+    kind: str,
+    dtype: torch.dtype | Literal["auto"],
 ) -> tuple[PreTrainedModel, list[str]]:
     try:
         with quiet():

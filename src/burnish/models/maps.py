@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import nn
 
+from burnish.models.quantize import is_quantized, matrix_of
 from burnish.ops.projections import Projection
 
 Resolve = Callable[[nn.Module], Projection | None]
@@ -14,15 +16,22 @@ Resolve = Callable[[nn.Module], Projection | None]
 
 def plain(host: nn.Module) -> Projection | None:
     """A linear layer without hooks, as it is."""
-    if type(host) is not nn.Linear or hooked(host):
-        return None
-    return Projection(host.weight, host.bias)
+    return None if hooked(host) else map_of(host)
+
+
+def map_of(host: nn.Module) -> Projection | None:
+    """The map of a linear layer, hooks left aside; one with weights of 4 bits where it computes as its input comes."""
+    if type(host) is nn.Linear:
+        return Projection(host.weight, host.bias)
+    if is_quantized(host) and host.compute_dtype is None:
+        return Projection(host.weight, host.bias, decode=partial(matrix_of, host))  # type: ignore[arg-type]
+    return None
 
 
 def hooked(module: nn.Module) -> int:
-    """How many forward and backward hooks hang on a module."""
+    """How many forward and backward hooks hang on a module; a forward of its own counts as one."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return sum(len(h) for h in hooks)
+    return sum(len(h) for h in hooks) + ("forward" in module.__dict__)
 
 
 def maps_of(layer: nn.Module, names: Sequence[str], resolve: Resolve) -> dict[str, Projection] | None:

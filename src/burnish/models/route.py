@@ -6,7 +6,7 @@ to several tasks (``tasks``), or ask for several sets (``adapters``), brings a `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,6 +94,11 @@ class Some:
         """Change these places of the output."""
         some = self.adapter.after(host, self._some(args), self._some_named(kwargs), self._pick(output))
         return self._put(output, some)
+
+    def around(self, host: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute these places in another way."""
+        some = self.adapter.around(host, call, *self._some(args), **self._some_named(kwargs))
+        return self._put(call(*args, **kwargs), some)
 
     def _some(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(self._pick(value) for value in values)

@@ -17,7 +17,7 @@ from torch import Tensor
 from burnish.ops.attention import CompiledAttention
 from burnish.ops.native import kernels
 from burnish.ops.native.kernels import Drop, new_drop
-from burnish.ops.projections import Maps, Projection, project, scales_of, unflatten
+from burnish.ops.projections import Constants, Maps, Projection, constants_of, project, unflatten
 
 
 def usable(hidden_ND: Tensor, width: int) -> bool:
@@ -45,7 +45,7 @@ def gelu_and_project(x_NF: Tensor, projection: Projection) -> Tensor:
     """The projection of ``x Phi(x)`` (Hendrycks & Gimpel, 2016), which is not kept without ``first``."""
     if projection.first is not None:
         return project(F.gelu(x_NF), [projection])[0]
-    return projection.finish(_GeluAndProject.apply(x_NF, scales_of([projection]), *projection.tensors))
+    return projection.finish(_GeluAndProject.apply(x_NF, constants_of([projection]), *projection.tensors))
 
 
 class _NormAfter(torch.autograd.Function):
@@ -73,9 +73,9 @@ class _NormAfter(torch.autograd.Function):
 
 class _GeluAndProject(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scales: tuple[float, ...], *tensors: Tensor | None) -> Tensor:
-        outputs, inner = Maps(unflatten(tensors, scales), x.dtype).forward(gelu(x))
-        ctx.scales = scales
+    def forward(ctx: Any, x: Tensor, constants: tuple[Constants, ...], *tensors: Tensor | None) -> Tensor:
+        outputs, inner = Maps(unflatten(tensors, constants), x.dtype).forward(gelu(x))
+        ctx.constants = constants
         ctx.save_for_backward(x, inner, *tensors)
         return outputs[0]
 
@@ -83,7 +83,7 @@ class _GeluAndProject(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, inner, *tensors = ctx.saved_tensors
-        maps = Maps(unflatten(tensors, ctx.scales), x.dtype)
+        maps = Maps(unflatten(tensors, ctx.constants), x.dtype)
         needs = ctx.needs_input_grad[2:]
         low = maps.low_gradient([upstream])
         grads = maps.gradients(gelu(x) if any(needs) else x, inner, [upstream], low, needs)

@@ -11,13 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from burnish.ops.elementwise import rms_norm, rms_norm_again, rms_norm_gradient, swiglu, swiglu_gradient, wide
+
+Decode = Callable[[torch.dtype], Tensor]
+
+
+class Constants(NamedTuple):
+    """What autograd need not know of a projection."""
+
+    scale: float
+    decode: Decode | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,8 @@ class Projection:
         scale: s.
         first: What happens to the input before, position by position; ``norm_and_project`` knows none.
         then: What happens to the output afterwards, likewise. Autograd sees both apart from the map.
+        decode: Makes W [O, I] in a format where ``weight`` holds it in another form (weights of 4 bits); it is called
+            once in the forward pass and once in the backward pass, and W is given up after each product.
     """
 
     weight: Tensor
@@ -41,6 +52,7 @@ class Projection:
     scale: float = 1.0
     first: Callable[[Tensor], Tensor] | None = None
     then: Callable[[Tensor], Tensor] | None = None
+    decode: Decode | None = None
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
@@ -50,6 +62,10 @@ class Projection:
     def finish(self, output: Tensor) -> Tensor:
         """The output of the map, and what happens to it afterwards."""
         return output if self.then is None else self.then(output)
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """W in a format."""
+        return self.weight.to(dtype) if self.decode is None else self.decode(dtype)
 
 
 @dataclass(frozen=True)
@@ -70,7 +86,7 @@ def project(x: Tensor, projections: Sequence[Projection]) -> list[Tensor]:
 
 def _project_together(x: Tensor, projections: Sequence[Projection]) -> list[Tensor]:
     flat = x.reshape(-1, x.shape[-1])
-    outputs = _Project.apply(flat, scales_of(projections), *_tensors(projections))
+    outputs = _Project.apply(flat, constants_of(projections), *_tensors(projections))
     return [p.finish(o.view(*x.shape[:-1], -1)) for p, o in zip(projections, outputs, strict=True)]
 
 
@@ -86,7 +102,7 @@ def norm_and_project(
         raise ValueError("a map behind a shared norm cannot change its input")
     flat = x.reshape(-1, x.shape[-1])
     flat_delta = delta.reshape_as(flat) if delta is not None else None
-    settings = (norm.eps, norm.offset, scales_of(projections))
+    settings = (norm.eps, norm.offset, constants_of(projections))
     total, *outputs = _NormAndProject.apply(flat, flat_delta, norm.weight, settings, *_tensors(projections))
     return total.view_as(x), [p.finish(o.view(*x.shape[:-1], -1)) for p, o in zip(projections, outputs, strict=True)]
 
@@ -96,26 +112,26 @@ def gate_and_project(gate: Tensor, up: Tensor, projection: Projection) -> Tensor
     if projection.first is not None:
         return project(F.silu(gate) * up, [projection])[0]
     flat_gate, flat_up = (t.reshape(-1, t.shape[-1]) for t in (gate, up))
-    output = _GateAndProject.apply(flat_gate, flat_up, scales_of([projection]), *projection.tensors)
+    output = _GateAndProject.apply(flat_gate, flat_up, constants_of([projection]), *projection.tensors)
     return projection.finish(output.view(*gate.shape[:-1], -1))
 
 
-def scales_of(projections: Sequence[Projection]) -> tuple[float, ...]:
-    """The scale of each, which autograd need not know of."""
-    return tuple(p.scale for p in projections)
+def constants_of(projections: Sequence[Projection]) -> tuple[Constants, ...]:
+    """The constants of each."""
+    return tuple(Constants(p.scale, p.decode) for p in projections)
 
 
 def _tensors(projections: Sequence[Projection]) -> list[Tensor | None]:
     return [t for p in projections for t in p.tensors]
 
 
-def unflatten(tensors: Sequence[Tensor | None], scales: Sequence[float]) -> list[Projection]:
+def unflatten(tensors: Sequence[Tensor | None], constants: Sequence[Constants]) -> list[Projection]:
     """Projections from their tensors side by side, as they travel through autograd."""
     made = []
-    for i, scale in enumerate(scales):
+    for i, (scale, decode) in enumerate(constants):
         weight, bias, down, up = tensors[4 * i : 4 * i + 4]
         assert weight is not None  # a map always has one
-        made.append(Projection(weight, bias, down, up, scale))
+        made.append(Projection(weight, bias, down, up, scale, decode))
     return made
 
 
@@ -133,7 +149,7 @@ class Maps:
         """The outputs, and ``x A^T`` of all updates side by side."""
         inner = F.linear(x, self.down) if self.down is not None else None
         parts = inner.split(self.ranks, 1) if inner is not None else ()
-        outputs = [F.linear(x, p.weight.to(x.dtype), _cast(p.bias, x.dtype)) for p in self.projections]
+        outputs = [F.linear(x, p.matrix(x.dtype), _cast(p.bias, x.dtype)) for p in self.projections]
         for i, part in zip(self.low, parts, strict=True):
             p = self.projections[i]
             outputs[i].addmm_(part, p.B.to(x.dtype).t(), alpha=p.scale)  # type: ignore[union-attr]
@@ -141,9 +157,9 @@ class Maps:
 
     def input_gradient(self, upstream: Sequence[Tensor], low: Tensor | None) -> Tensor:
         """``sum_p dy_p W_p + s (dy_p B_p) A_p``, summed by the products."""
-        total = upstream[0] @ self.projections[0].weight.to(self.dtype)
+        total = upstream[0] @ self.projections[0].matrix(self.dtype)
         for g, p in zip(upstream[1:], self.projections[1:], strict=True):
-            total.addmm_(g, p.weight.to(self.dtype))
+            total.addmm_(g, p.matrix(self.dtype))
         return total.addmm_(low, self.down) if low is not None else total
 
     def low_gradient(self, upstream: Sequence[Tensor]) -> Tensor | None:
@@ -183,9 +199,9 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scales: tuple[float, ...], *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        outputs, inner = Maps(unflatten(tensors, scales), x.dtype).forward(x)
-        ctx.scales = scales
+    def forward(ctx: Any, x: Tensor, constants: tuple[Constants, ...], *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        outputs, inner = Maps(unflatten(tensors, constants), x.dtype).forward(x)
+        ctx.constants = constants
         ctx.save_for_backward(x, inner, *tensors)
         return tuple(outputs)
 
@@ -193,7 +209,7 @@ class _Project(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, inner, *tensors = ctx.saved_tensors
-        maps = Maps(unflatten(tensors, ctx.scales), x.dtype)
+        maps = Maps(unflatten(tensors, ctx.constants), x.dtype)
         low = maps.low_gradient(upstream)
         grads = maps.gradients(x, inner, upstream, low, ctx.needs_input_grad[2:])
         return maps.input_gradient(upstream, low) if ctx.needs_input_grad[0] else None, None, *grads
@@ -206,12 +222,12 @@ class _NormAndProject(torch.autograd.Function):
         x: Tensor,
         delta: Tensor | None,
         weight: Tensor,
-        settings: tuple[float, float, tuple[float, ...]],
+        settings: tuple[float, float, tuple[Constants, ...]],
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        eps, offset, scales = settings
+        eps, offset, constants = settings
         total, y, rstd = rms_norm(x, delta, weight, eps, offset)
-        outputs, inner = Maps(unflatten(tensors, scales), x.dtype).forward(y)
+        outputs, inner = Maps(unflatten(tensors, constants), x.dtype).forward(y)
         ctx.settings, ctx.added = settings, delta is not None
         ctx.save_for_backward(total, rstd, weight, inner, *tensors)
         return (total if delta is not None else total.view_as(total), *outputs)
@@ -220,8 +236,8 @@ class _NormAndProject(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, through: Tensor | None, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         total, rstd, weight, inner, *tensors = ctx.saved_tensors
-        eps, offset, scales = ctx.settings
-        maps = Maps(unflatten(tensors, scales), total.dtype)
+        eps, offset, constants = ctx.settings
+        maps = Maps(unflatten(tensors, constants), total.dtype)
         y = rms_norm_again(total, weight, rstd, eps, offset)
         low = maps.low_gradient(upstream)
         grads = maps.gradients(y, inner, upstream, low, ctx.needs_input_grad[4:])
@@ -235,9 +251,11 @@ class _NormAndProject(torch.autograd.Function):
 
 class _GateAndProject(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, scales: tuple[float, ...], *tensors: Tensor | None) -> Tensor:
-        outputs, inner = Maps(unflatten(tensors, scales), gate.dtype).forward(swiglu(gate, up))
-        ctx.scales = scales
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor, constants: tuple[Constants, ...], *tensors: Tensor | None
+    ) -> Tensor:
+        outputs, inner = Maps(unflatten(tensors, constants), gate.dtype).forward(swiglu(gate, up))
+        ctx.constants = constants
         ctx.save_for_backward(gate, up, inner, *tensors)
         return outputs[0]
 
@@ -245,7 +263,7 @@ class _GateAndProject(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gate, up, inner, *tensors = ctx.saved_tensors
-        maps = Maps(unflatten(tensors, ctx.scales), gate.dtype)
+        maps = Maps(unflatten(tensors, ctx.constants), gate.dtype)
         needs = ctx.needs_input_grad[3:]
         low = maps.low_gradient([upstream])
         # made again only where a gradient reads it

@@ -123,7 +123,7 @@ def read_recipe(folder: RunFolder) -> RunConfig:
 def _open(folder: Path, model: ModelConfig | None, dtype: torch.dtype, device: torch.device | None = None) -> Loaded:
     head = read_classifier(folder) if has_classifier(folder) else None
     whole = (folder / "config.json").is_file()
-    named = _named(model, str(folder)) if whole else model or ModelConfig(path=base_of(folder))
+    named = _named(model, str(folder)) if whole else model or base_config(folder)
     loaded = load(named, dtype, verify=False, headless=head is not None)
     if head is not None:
         loaded = with_classifier(loaded, head)
@@ -146,6 +146,13 @@ def base_of(folder: Path) -> str:
             "the adapter does not say which base it belongs to", where=str(folder), fix="name the run folder"
         )
     return str(path)
+
+
+def base_config(folder: Path) -> ModelConfig:
+    """The base that an adapter folder names, kept in 4 bits where it was trained on such a one."""
+    quantized = read_json(folder / ADAPTER_FILES[0]).get("base", {}).get("quantization") or {}
+    values = {"path": base_of(folder), "quantization": quantized.get("settings")}
+    return build(ModelConfig, values, where=str(folder / ADAPTER_FILES[0]))
 
 
 def read_json(path: Path) -> dict[str, Any]:

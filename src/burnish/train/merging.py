@@ -7,25 +7,28 @@ from pathlib import Path
 from burnish.adapters.merge import MergeReport, merge
 from burnish.core.errors import UserError
 from burnish.core.names import suggestion
-from burnish.models.classifier_files import has_classifier, read_classifier, with_classifier
-from burnish.models.config import ModelConfig
-from burnish.models.load import load
+from burnish.models.classifier_files import has_classifier, read_classifier
 from burnish.train.folder import is_run, open_run, runs_beside
-from burnish.train.handover import ADAPTER_FILES, base_of, read_recipe
+from burnish.train.handover import ADAPTER_FILES, base_config, read_recipe
+from burnish.train.merging_4_bits import Place, merge_from_4_bits
 from burnish.train.precision import DTYPES
-from burnish.train.rescore import held_out_scorer
+from burnish.train.rescore import held_out
 
 MEASURED_ROWS = 100
 """Held-out rows that a merge is measured on, before and after."""
 
 
-def merge_run(path: Path, output: Path, *, dtype: str = "fp32", measure: bool = True) -> MergeReport:
+def merge_run(
+    path: Path, output: Path, *, dtype: str = "fp32", base: str = "best", measure: bool = True
+) -> MergeReport:
     """Fold the adapter of a run, or of an adapter folder, into its base and write a plain model folder.
 
     Args:
         path: The run or adapter folder.
         output: A folder that does not exist or is empty.
         dtype: Number format of the merged weights.
+        base: For an adapter that was trained beside weights of 4 bits: the base as its files hold it (``full``), what 4
+            bits make of it (``dequantized``), or whichever of them does better on held-out rows.
         measure: Score held-out rows of the run before and after, where the run has some and its data is still there.
 
     Raises:
@@ -33,12 +36,12 @@ def merge_run(path: Path, output: Path, *, dtype: str = "fp32", measure: bool = 
     """
     if dtype not in DTYPES:
         raise UserError(f"unknown number format `{dtype}`", where="--dtype", fix=suggestion(dtype, DTYPES))
-    folder, model, scorer = path, None, None
+    folder, model, rows = path, None, None
     if is_run(path):
         run = open_run(path)
         config = read_recipe(run)
         folder, model = run.final, config.model
-        scorer = held_out_scorer(config, MEASURED_ROWS) if measure else None
+        rows = held_out(config, MEASURED_ROWS) if measure else None
         if not folder.is_dir():
             raise UserError("this run has not handed over a model yet", where=str(folder), fix=f"burnish resume {path}")
     if (folder / "config.json").is_file():
@@ -49,7 +52,10 @@ def merge_run(path: Path, output: Path, *, dtype: str = "fp32", measure: bool = 
     if not any((folder / name).is_file() for name in ADAPTER_FILES):
         raise UserError("there is no adapter here", where=str(folder), fix="name a run folder or an adapter folder")
     head = read_classifier(folder) if has_classifier(folder) else None
-    loaded = load(model or ModelConfig(path=base_of(folder)), DTYPES[dtype], headless=head is not None)
-    if head is not None:
-        loaded = with_classifier(loaded, head)
-    return merge(loaded, folder, output, scorer)
+    place = Place(folder, model or base_config(folder), output, DTYPES[dtype], head)
+    if place.model.quantization is not None:
+        return merge_from_4_bits(place, base, rows)
+    if base != "best":
+        what = "the adapter was trained beside weights that are whole, so there is one base to merge it into"
+        raise UserError(what, where="--base", fix="leave `--base` out")
+    return merge(place.load(place.model), folder, output, rows.score if rows else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,21 @@ def _view(config: RunConfig, loaded: Loaded) -> View:
     )
 
 
-def held_out_scorer(config: RunConfig, limit: int) -> Callable[[Loaded], dict[str, float]] | None:
-    """A function that scores a model on a run's first held-out rows; None where none are held out or left.
+@dataclass(frozen=True)
+class HeldOut:
+    """A run's first held-out rows.
+
+    Attributes:
+        score: Metrics of a model on them.
+        ids: The tokens of each.
+    """
+
+    score: Callable[[Loaded], dict[str, float]]
+    ids: list[list[int]]
+
+
+def held_out(config: RunConfig, limit: int) -> HeldOut | None:
+    """A run's first held-out rows; None where none are held out or left.
 
     Text metrics are left out: they need answers to be generated, and the loss is the finer measure of a change.
     """
@@ -97,7 +111,10 @@ def held_out_scorer(config: RunConfig, limit: int) -> Callable[[Loaded], dict[st
     settings = config.evaluate.model_copy(update={"metrics": ()})
     table, examples = prepared.table(split).head(limit), prepared.examples[split][:limit]
     rows = Split.make(split, table, examples, settings, prepared.renderer)
-    return lambda loaded: evaluate(_view(config, loaded), rows, settings, prepared.renderer).values()
+    return HeldOut(
+        score=lambda loaded: evaluate(_view(config, loaded), rows, settings, prepared.renderer).values(),
+        ids=[[int(i) for i in table.row(n)[0]] for n in range(len(table))],
+    )
 
 
 def recipe_of_run(path: Path, overrides: Sequence[str]) -> RunConfig:

@@ -360,6 +360,7 @@ def settings(setup: Setup) -> list[Finding]:
     formats = setup.precision.to_json()
     return [
         *head_settings(setup),
+        *quantization_settings(setup),
         _note("train.learning-rate", f"learning rate {value:g}: {reason}", "train.learning_rate"),
         _note("train.precision", f"computes in {formats['compute']}: {formats['reason']}", "train.precision"),
         _note(
@@ -387,6 +388,21 @@ def head_settings(setup: Setup) -> list[Finding]:
             "task.head_rate_scale",
         ),
     ]
+
+
+def quantization_settings(setup: Setup) -> list[Finding]:
+    """What weights of 4 bits take, part by part, as measured on the loaded tensors."""
+    done = setup.loaded.origin.get("quantization")
+    if done is None:
+        return []
+    megabytes = {name: f"{size / 1e6:.1f} MB" for name, size in done["bytes"].items()}
+    left = f"; {len(done['skipped'])} maps are left as they were" if done["skipped"] else ""
+    what = (
+        f"{done['modules']} linear maps are kept in {done['settings']['kind']}: {megabytes['weights']} of weights and "
+        f"{megabytes['constants']} of their constants; embeddings, norms, head and biases take {megabytes['rest']} in "
+        f"{setup.precision.to_json()['weights']}, together {megabytes['total']}{left}"
+    )
+    return [_note("model.quantization", what, "model.quantization")]
 
 
 def _note(code: str, what: str, where: str) -> Finding:

@@ -1,0 +1,237 @@
+"""Weights of 4 bits: the linear maps of a base, quantised block by block (QLoRA; Dettmers et al., 2023).
+
+A block of ``block_size`` weights is kept as its largest absolute value c and, for each weight, the index of the value
+of a table that is nearest to ``w / c`` (equations 1 and 4). With double quantisation the constants c are themselves
+kept in 8 bits, in blocks of 256 (section 3). What is not a linear map inside a layer (embeddings, norms, head, biases)
+keeps the format of an unquantised run; all of it is frozen, and what adapters train is kept in fp32.
+
+The codes are made of the weights as the files hold them, whatever format a run computes in, so that training, scoring
+and reading back meet the same base. The kernels and `Linear4bit` are those of `bitsandbytes`, an optional extra.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from burnish.core.errors import UserError
+from burnish.models.anatomy import ALL_LINEAR, Site, select
+from burnish.models.config import QuantizationConfig
+from burnish.ops.projections import Projection, project
+
+_COMPUTE = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def quantize_(model: PreTrainedModel, config: QuantizationConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """Put a map of 4 bits in the place of every linear map and Conv1D inside the layers, one after the other.
+
+    Args:
+        model: A model with the weights of its files, in their format. It is changed in place and frozen.
+        config: How.
+        dtype: Format that the rest of the model is cast to.
+
+    Returns:
+        What was done, in JSON values: ``settings``, ``modules``, ``skipped`` and ``bytes`` by part.
+
+    Raises:
+        UserError: `bitsandbytes` is missing or does not work here, or `skip` names nothing.
+    """
+    make = _layer_class()
+    chosen, skipped = _chosen(model, config)
+    for site in chosen:  # the old weight goes before the next one comes
+        parent, _, name = site.name.rpartition(".")
+        setattr(model.get_submodule(parent), name, _quantised(site.host, config, dtype, make))
+    kept = _kept_in_fp32(model)
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not (kept & set(name.split("."))):
+            parameter.data = parameter.data.to(dtype)
+        parameter.requires_grad_(False)
+    return {
+        "settings": config.model_dump(mode="json"),
+        "modules": len(chosen),
+        "skipped": [site.name for site in skipped],
+        "bytes": bytes_by_part(model),
+    }
+
+
+def round_trip_(model: PreTrainedModel, config: QuantizationConfig) -> None:
+    """Replace every weight that would be quantised by what 4 bits make of it, in its own format.
+
+    Args:
+        model: As for ``quantize_``.
+        config: How.
+    """
+    make = _layer_class()
+    for site in _chosen(model, config)[0]:
+        values = matrix_of(_quantised(site.host, config, torch.float32, make))
+        weight = site.host.get_parameter("weight")
+        weight.data.copy_(values.t() if isinstance(site.host, Conv1D) else values)
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a module's weight is kept in 4 bits."""
+    return getattr(module._parameters.get("weight"), "quant_state", None) is not None
+
+
+def matrix_of(host: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weight of a quantised map as a matrix [D_out, D_in]; a new tensor on every call.
+
+    The kernel is given blocks in place of rows. Given rows, that of bitsandbytes 0.50 for processors takes the wrong
+    constants wherever a row is no whole number of blocks, which doubles the error of the weights and says nothing.
+    """
+    weight: Any = host.weight
+    state = weight.quant_state
+    constants = state.absmax
+    if state.nested:
+        constants = _library().functional.dequantize_blockwise(constants, state.state2) + state.offset
+    blocks = (state.shape.numel() // state.blocksize, state.blocksize)
+    unpack = torch.ops.bitsandbytes.dequantize_4bit.default
+    values: Tensor = unpack(weight.data, constants, state.blocksize, state.quant_type, blocks, dtype)
+    return values.view(state.shape)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers in a model's parameters; of a quantised weight those that it stands for."""
+    return sum(numbers_in(p) for p in model.parameters())
+
+
+def numbers_in(parameter: Tensor) -> int:
+    """Numbers that a parameter stands for."""
+    state = getattr(parameter, "quant_state", None)
+    return state.shape.numel() if state is not None else parameter.numel()
+
+
+def bytes_by_part(model: nn.Module) -> dict[str, int]:
+    """Bytes of a quantised model: ``weights`` of 4 bits, their ``constants`` with the tables, and the ``rest``."""
+    parts: dict[str, dict[int, int]] = {"weights": {}, "constants": {}, "rest": {}}
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        parts["rest" if state is None else "weights"][parameter.data_ptr()] = parameter.nbytes
+        for tensor in _constants(state):
+            parts["constants"][tensor.data_ptr()] = tensor.nbytes  # tables are shared between layers
+    sums = {name: sum(found.values()) for name, found in parts.items()}
+    return {**sums, "total": sum(sums.values())}
+
+
+def _constants(state: Any) -> list[Tensor]:
+    if state is None:
+        return []
+    inner = state.state2
+    return [state.absmax, state.code] + ([state.offset, inner.absmax, inner.code] if inner is not None else [])
+
+
+def _chosen(model: PreTrainedModel, config: QuantizationConfig) -> tuple[list[Site], list[Site]]:
+    """The sites that are quantised, and those inside the layers that are not."""
+    try:
+        left_out = {s.name for s in select(model, config.skip)} if config.skip else set()
+    except UserError as error:
+        raise UserError(error.what.replace("targets", "skip"), where="model.quantization.skip", fix=error.fix) from None
+    kept, owners = _kept_in_fp32(model), _owners(model)
+    chosen: list[Site] = []
+    skipped: list[Site] = []
+    for site in select(model, ALL_LINEAR):
+        # a weight that another module shares would come apart, and code that reads the format of a weight (T5's `wo`)
+        # would take that of the codes for it
+        shared = owners[id(site.host.weight)] > 1
+        broken = site.host.weight.numel() % config.block_size  # the last block would be a shorter one
+        stays = site.name in left_out or shared or broken or kept & set(site.name.split("."))
+        (skipped if stays else chosen).append(site)
+    return chosen, skipped
+
+
+def _owners(model: nn.Module) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            found[id(parameter)] = found.get(id(parameter), 0) + 1
+    return found
+
+
+def _kept_in_fp32(model: PreTrainedModel) -> set[str]:
+    """Names of modules that `transformers` keeps in fp32 whatever the format of the model."""
+    names = (getattr(model, key, None) or () for key in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"))
+    return {name for group in names for name in group}
+
+
+def _quantised(host: nn.Module, config: QuantizationConfig, dtype: torch.dtype, make: Any) -> nn.Module:
+    weight, bias = host.get_parameter("weight").detach(), host._parameters.get("bias")
+    matrix = (weight.t() if isinstance(host, Conv1D) else weight).float().contiguous()
+    layer: nn.Module = make(matrix, bias, config)
+    state: Any = layer.weight.quant_state  # type: ignore[union-attr]
+    state.dtype = _COMPUTE[config.compute] or dtype  # what the backward pass unpacks to
+    return layer.train(host.training)
+
+
+@lru_cache(maxsize=1)
+def _layer_class() -> Any:
+    """A `Linear4bit` whose forward changes nothing: no layout, no format of its bias, in training or evaluation.
+
+    The library's own packs its weights anew in an evaluation on processors with bf16 products, rounds their constants
+    to bf16 with that, and takes the packed form, which has no gradient, in the training that follows. On a processor
+    the product is our own, because of what ``matrix_of`` tells of its kernel.
+    """
+    bnb = _library()
+
+    class QuantizedLinear(bnb.nn.Linear4bit):  # type: ignore[misc,name-defined,unused-ignore]
+        def __init__(self, matrix: Tensor, bias: Tensor | None, config: QuantizationConfig) -> None:
+            super().__init__(matrix.shape[1], matrix.shape[0], bias is not None, device="meta")
+            self.compute_dtype = _COMPUTE[config.compute]
+            self.weight = bnb.nn.Params4bit(
+                matrix,
+                blocksize=config.block_size,
+                compress_statistics=config.double,
+                quant_type=config.kind,
+            ).to(matrix.device)
+            if bias is not None:
+                self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            compute = self.compute_dtype or x.dtype
+            bias = self.bias.to(compute) if self.bias is not None else None
+            if x.device.type == "cpu":
+                (output,) = project(x.to(compute), [Projection(self.weight, bias, decode=partial(matrix_of, self))])
+            else:  # kernels for one token at a time, which need no matrix
+                output = bnb.matmul_4bit(x.to(compute), self.weight, quant_state=self.weight.quant_state, bias=bias)
+            return output.to(x.dtype)
+
+    return QuantizedLinear
+
+
+@lru_cache(maxsize=1)
+def _library() -> Any:
+    try:
+        with no_notes():
+            import bitsandbytes
+    except ImportError as error:
+        raise UserError(
+            "weights of 4 bits need the library bitsandbytes, which is not installed",
+            where="model.quantization",
+            fix="pip install 'burnish[bitsandbytes]', or leave `model.quantization` out",
+        ) from error
+    except Exception as error:  # its own start can fail in any way where its binary does not fit the machine
+        raise UserError(
+            f"bitsandbytes is installed and does not load: {error}",
+            where="model.quantization",
+            fix="install a version that fits this PyTorch and GPU, or leave `model.quantization` out",
+        ) from error
+    return bitsandbytes
+
+
+@contextmanager
+def no_notes() -> Iterator[None]:
+    """Without the library's advice at its start, on kernels that are fetched from the net and not wanted here."""
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
