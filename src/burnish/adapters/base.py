@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.core.config import Config
 from burnish.core.errors import UserError
@@ -38,7 +38,13 @@ class MethodConfig(Config):
 
 
 class Adapter(nn.Module):
-    """New parameters at one site. Both edges default to the identity; neither keeps anything between calls."""
+    """New parameters at one site. Both edges default to the identity; neither keeps anything between calls.
+
+    Attributes:
+        virtual_tokens: How many tokens it puts in front of every row of its host, a backbone.
+    """
+
+    virtual_tokens: int = 0
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Change what the host is called with."""
@@ -82,6 +88,11 @@ class Slot(nn.Module):
         """The adapters in use, in the order in which they apply."""
         sets = self._modules
         return [a for name in self.switch.active if name in sets for a in sets[name].children()]  # type: ignore[union-attr,misc]
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many tokens the adapters in use put in front of every row."""
+        return sum(adapter.virtual_tokens for adapter in self.active())
 
 
 def _before(host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -162,6 +173,7 @@ C = TypeVar("C", bound=MethodConfig)
 Build = Callable[[PreTrainedModel, Any, int], Parts]
 ToPeft = Callable[[MethodConfig, tuple[Placed, ...]], tuple[dict[str, Any], dict[str, Tensor]]]
 FromPeft = Callable[[PreTrainedModel, Mapping[str, Any], Mapping[str, Tensor]], tuple[MethodConfig, Parts]]
+Resolve = Callable[[Any, PreTrainedTokenizerBase], MethodConfig]
 Format = Literal["peft", "burnish", "model"]
 
 
@@ -180,6 +192,9 @@ class Method:
         peft_type: ``peft_type`` in ``peft``'s adapter_config.json.
         to_peft: From the placed adapters to ``peft``'s configuration and tensors.
         from_peft: The other way round.
+        bare: Whether ``peft`` keeps its tensors for the model as a whole, under names without modules.
+        unsaid: Fields of the configuration that ``peft``'s has no word for.
+        resolve: Fills in what a configuration leaves to the tokenizer; called once, before ``build``.
     """
 
     name: str
@@ -192,6 +207,9 @@ class Method:
     peft_type: str | None = None
     to_peft: ToPeft | None = None
     from_peft: FromPeft | None = None
+    bare: bool = False
+    unsaid: tuple[str, ...] = ()
+    resolve: Resolve | None = None
 
 
 METHODS: Registry[Method] = Registry("adapter method")

@@ -91,5 +91,5 @@ def _agrees(given: MethodConfig, read: MethodConfig) -> bool:
     if type(given) is not type(read):
         return False
     resolved = [getattr(config, "resolved_alpha", None) for config in (given, read)]
-    skipped = {"targets", "alpha"}
+    skipped = {"targets", "alpha", *METHODS[given.method].unsaid}
     return resolved[0] == resolved[1] and given.model_dump(exclude=skipped) == read.model_dump(exclude=skipped)

@@ -25,6 +25,8 @@ Role = Literal[
     "mlp.up",
     "mlp.gate_up",
     "mlp.down",
+    "attention",  # a whole attention module
+    "backbone",  # the model without its head
     "linear",  # a linear map inside a layer whose part is not known
     "outside",  # a linear map outside the layers, such as a pooler
     "embedding",
