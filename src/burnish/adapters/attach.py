@@ -137,6 +137,9 @@ class Attached:
         self._require_attached()
         path = base_path or getattr(getattr(self.model, "config", None), "name_or_path", None) or None
         file_format = self.methods[0].format if len(self.configs) == 1 else "burnish"
+        fits = self.methods[0].fits_peft
+        if file_format == "peft" and fits is not None and not fits(self.configs[0], self.placed):
+            file_format = "burnish"
         folder.mkdir(parents=True, exist_ok=True)
         if file_format == "peft":
             peft_format.save(folder, self.model, self.configs[0], self.placed, path)
@@ -322,7 +325,7 @@ def _refuse_clashes(new: Attached) -> None:
 
 
 def _full_name(site: Site, name: str, method: str, inner: str) -> str:
-    return f"{site.name}.{RESERVED}.{name}.{method}.{inner}"
+    return f"{site.name}.{RESERVED}.{name}.{method}.{inner}".lstrip(".")  # a bare backbone has no name
 
 
 def _owners(model: PreTrainedModel) -> dict[int, list[str]]:

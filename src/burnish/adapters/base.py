@@ -193,6 +193,8 @@ class Method:
         to_peft: From the placed adapters to ``peft``'s configuration and tensors.
         from_peft: The other way round.
         bare: Whether ``peft`` keeps its tensors for the model as a whole, under names without modules.
+        fits_peft: Whether ``peft``'s format can express these adapters, where it cannot express all of them; the others
+            are saved in Burnish's own.
         unsaid: Fields of the configuration that ``peft``'s has no word for.
         resolve: Fills in what a configuration leaves to the tokenizer; called once, before ``build``.
     """
@@ -208,6 +210,7 @@ class Method:
     to_peft: ToPeft | None = None
     from_peft: FromPeft | None = None
     bare: bool = False
+    fits_peft: Callable[[MethodConfig, tuple[Placed, ...]], bool] | None = None
     unsaid: tuple[str, ...] = ()
     resolve: Resolve | None = None
 

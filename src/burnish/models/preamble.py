@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -182,7 +183,7 @@ def _segments(given: Mapping[str, Any], shape: Sequence[int]) -> tuple[int, ...]
         return None
     resets = (positions[0, 1:] <= positions[0, :-1]).nonzero().flatten() + 1
     bounds = [0, *resets.tolist(), shape[1]]
-    return tuple(end - start for start, end in zip(bounds[:-1], bounds[1:], strict=True))
+    return tuple(end - start for start, end in pairwise(bounds))
 
 
 def _packed(given: Mapping[str, Any], vectors: Tensor, prompts: Prompts, lengths: tuple[int, ...]) -> dict[str, Any]:
