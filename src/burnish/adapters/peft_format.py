@@ -44,7 +44,7 @@ def save(
     entry = METHODS[config.method]
     assert entry.to_peft is not None
     values, tensors = entry.to_peft(config, placed)
-    shared = {
+    shared: dict[str, Any] = {
         "peft_type": entry.peft_type,
         "task_type": task_type(model),
         "base_model_name_or_path": base_path,

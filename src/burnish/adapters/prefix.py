@@ -224,7 +224,7 @@ def _to_peft(config: MethodConfig, placed: tuple[Placed, ...]) -> tuple[dict[str
         "prefix_projection": False,  # what lies in the table is the network's output
         "modules_to_save": None,
     }
-    own = {}
+    own: dict[str, Tensor] = {}
     for number, prefix in enumerate(prefixes):
         if isinstance(prefix, MadePrefix):
             own |= {f"{_OWN}trunk.{name}": tensor for name, tensor in prefix.trunk.state_dict().items()}

@@ -37,8 +37,13 @@ class ClassificationTask(Config):
     """`balanced` weighs a row by the inverse frequency of its class; over the training rows the mean weight is 1."""
     focal_gamma: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Weigh a row by (1 - p)^gamma, p the probability of its class, so that what is certain counts less. 0: not."""
-    head_rate_scale: float = Field(10.0, gt=0, allow_inf_nan=False)
-    """Factor on the learning rate for the head, which starts at random where the model is trained already."""
+    head_rate_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Factor on the learning rate for the head, which starts at random where the model is trained already. Without it
+    10, or less where the head's rate would be above 0.01, as with the large rates of prompts."""
+
+    def head_scale(self, learning_rate: float) -> float:
+        """The factor for the head beside a learning rate."""
+        return self.head_rate_scale or min(HEAD_RATE_SCALE, HIGHEST_HEAD_RATE / learning_rate)
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -56,6 +61,10 @@ class ClassificationTask(Config):
         if self.focal_gamma and self.label_smoothing:
             raise ValueError("focal_gamma and label_smoothing contradict each other; give one of them")
         return self
+
+
+HEAD_RATE_SCALE, HIGHEST_HEAD_RATE = 10.0, 1e-2
+"""How much faster a new head learns, and its highest rate, where the recipe does not say."""
 
 
 TaskConfig = Annotated[TextTask | ClassificationTask, Field(discriminator="kind")]

@@ -86,7 +86,8 @@ class Setup:
         """Factors on the learning rate by parameter name: those of the methods, and the head's own."""
         scales, task = self.attached.rate_scales(), self.config.task
         if self.loaded.classifier is not None and isinstance(task, ClassificationTask):
-            scales |= {name: task.head_rate_scale for name, _ in self.loaded.classifier.named()}
+            factor = task.head_scale(self.learning_rate[0])
+            scales |= {name: factor for name, _ in self.loaded.classifier.named()}
         return scales
 
     @cached_property
@@ -223,6 +224,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     if loaded.classifier is not None:
         loaded.classifier.to(device)
     layout = settle_layout(config, loaded)
+    config = with_tokens(config, loaded)
     attached = attach(loaded.model, config.adapter, seed=config.seed)
     with precision.context(device):
         fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
@@ -238,6 +240,14 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     setup.optimizer()
     setup.schedule(0)
     return setup
+
+
+def with_tokens(config: RunConfig, loaded: Loaded) -> RunConfig:
+    """The recipe with what its method leaves to the tokenizer filled in, such as the tokens of a prompt's text."""
+    resolve = METHODS[config.adapter.method].resolve
+    if resolve is None:
+        return config
+    return config.model_copy(update={"adapter": resolve(config.adapter, loaded.tokenizer)})
 
 
 def hashes(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -326,12 +336,13 @@ def head_settings(setup: Setup) -> list[Finding]:
     if head is None or not isinstance(task, ClassificationTask):
         return []
     _, reason = choose_pooling(task.pooling, setup.loaded)
+    factor = task.head_scale(setup.learning_rate[0])
     return [
         _note("task.pooling", f"the head reads `{head.pooling}` of the hidden states: {reason}", "task.pooling"),
         _note(
             "task.head",
             f"the head of {len(head.labels)} classes is new, so before training it answers at chance; it is kept in "
-            f"fp32 and learns {task.head_rate_scale:g} times as fast as the rest, which is trained already",
+            f"fp32 and learns {factor:g} times as fast as the rest, which is trained already",
             "task.head_rate_scale",
         ),
     ]

@@ -70,15 +70,18 @@ def within_positions(config: RunConfig, model_config: Any) -> tuple[Any, list[Fi
     """
     data = config.data
     positions = positions_of(model_config)
+    extra = getattr(config.adapter, "num_virtual_tokens", 0)
+    positions = positions if positions is None else max(0, positions - extra)
+    beside = f" beside the {extra} virtual tokens" if extra else ""
     if positions is None or data.render.max_length <= positions:
         return data, []
     if "max_length" in data.render.model_fields_set:
         raise UserError(
-            f"rows of {data.render.max_length} tokens do not fit: the model has {positions} positions",
+            f"rows of {data.render.max_length} tokens do not fit: the model has {positions} positions{beside}",
             where="data.render.max_length",
             fix=f"set it to {positions} or less",
         )
-    what = f"rows are cut at {positions} tokens, the positions that the model has"
+    what = f"rows are cut at {positions} tokens, the positions that the model has{beside}"
     note = Finding("note", "render.max-length", what, where="data.render.max_length")
     return data.model_copy(update={"render": data.render.model_copy(update={"max_length": positions})}), [note]
 
