@@ -39,11 +39,7 @@ class ClassificationTask(Config):
     """Weigh a row by (1 - p)^gamma, p the probability of its class, so that what is certain counts less. 0: not."""
     head_rate_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Factor on the learning rate for the head, which starts at random where the model is trained already. Without it
-    10, or less where the head's rate would be above 0.01, as with the large rates of prompts."""
-
-    def head_scale(self, learning_rate: float) -> float:
-        """The factor for the head beside a learning rate."""
-        return self.head_rate_scale or min(HEAD_RATE_SCALE, HIGHEST_HEAD_RATE / learning_rate)
+    10; with the large rates of prompts and prefixes less, so that the head learns at a rate of about 0.01."""
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -61,10 +57,6 @@ class ClassificationTask(Config):
         if self.focal_gamma and self.label_smoothing:
             raise ValueError("focal_gamma and label_smoothing contradict each other; give one of them")
         return self
-
-
-HEAD_RATE_SCALE, HIGHEST_HEAD_RATE = 10.0, 1e-2
-"""How much faster a new head learns, and its highest rate, where the recipe does not say."""
 
 
 TaskConfig = Annotated[TextTask | ClassificationTask, Field(discriminator="kind")]

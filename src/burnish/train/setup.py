@@ -37,7 +37,7 @@ from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
 from burnish.train.precision import Precision, choose_precision
-from burnish.train.tasks import choose_pooling, load_new, read_data, task_of
+from burnish.train.tasks import HEAD_RATE_SCALE, choose_pooling, load_new, read_data, task_of
 from burnish.train.updates import Updates
 
 EVALUATIONS = 10
@@ -86,9 +86,14 @@ class Setup:
         """Factors on the learning rate by parameter name: those of the methods, and the head's own."""
         scales, task = self.attached.rate_scales(), self.config.task
         if self.loaded.classifier is not None and isinstance(task, ClassificationTask):
-            factor = task.head_scale(self.learning_rate[0])
-            scales |= {name: factor for name, _ in self.loaded.classifier.named()}
+            scales |= {name: self.head_rate_scale for name, _ in self.loaded.classifier.named()}
         return scales
+
+    @property
+    def head_rate_scale(self) -> float:
+        """Factor on the learning rate for a new head: the recipe's, or what suits the method's rates."""
+        given = getattr(self.config.task, "head_rate_scale", None)
+        return given or task_of(self.config).head_rate_scales.get(self.config.adapter.method, HEAD_RATE_SCALE)
 
     @cached_property
     def updates(self) -> Updates:
@@ -336,13 +341,12 @@ def head_settings(setup: Setup) -> list[Finding]:
     if head is None or not isinstance(task, ClassificationTask):
         return []
     _, reason = choose_pooling(task.pooling, setup.loaded)
-    factor = task.head_scale(setup.learning_rate[0])
     return [
         _note("task.pooling", f"the head reads `{head.pooling}` of the hidden states: {reason}", "task.pooling"),
         _note(
             "task.head",
             f"the head of {len(head.labels)} classes is new, so before training it answers at chance; it is kept in "
-            f"fp32 and learns {factor:g} times as fast as the rest, which is trained already",
+            f"fp32 and learns {setup.head_rate_scale:g} times as fast as the rest, which is trained already",
             "task.head_rate_scale",
         ),
     ]

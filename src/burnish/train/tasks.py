@@ -25,6 +25,9 @@ from burnish.objectives.config import ClassificationTask
 from burnish.objectives.sft import supervised_terms
 from burnish.train.config import RunConfig
 
+HEAD_RATE_SCALE = 10.0
+"""How much faster a new head learns than adapters of weights, which begin at a good place."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -36,6 +39,7 @@ class Task:
         headless: Whether the model is loaded without a language-model head.
         adorn: Puts new heads on a freshly loaded model.
         settle: The recipe with what the rows decide filled in.
+        head_rate_scales: How much faster a new head learns, by adapter method, where it is not ``HEAD_RATE_SCALE``.
         rates: Default peak learning rate by adapter method, with its reason, where it is not the method's own.
     """
 
@@ -45,6 +49,7 @@ class Task:
     adorn: Callable[[RunConfig, Loaded], Loaded] = lambda config, loaded: loaded
     settle: Callable[[RunConfig, Prepared], RunConfig] = lambda config, prepared: config
     rates: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    head_rate_scales: Mapping[str, float] = field(default_factory=dict)
 
 
 def task_of(config: RunConfig) -> Task:
@@ -160,6 +165,7 @@ TASKS: Mapping[str, Task] = {
             ),
             "full": (5e-5, "the upper end of what BERT's authors searched (2e-5 to 5e-5); the head learns faster"),
         },
+        head_rate_scales={"prompt": 0.3, "prefix": 1.0},
     ),
 }
 """What a model can learn, by the value of ``task.kind``."""
