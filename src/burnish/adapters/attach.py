@@ -160,6 +160,9 @@ class Attached:
         path = base_path or getattr(getattr(self.model, "config", None), "name_or_path", None) or None
         alone = len(self.configs) == 1 and not self.configs[0].tasks
         file_format = self.methods[0].format if alone else "burnish"
+        fits = self.methods[0].fits_peft
+        if file_format == "peft" and fits is not None and not fits(self.configs[0], self.placed):
+            file_format = "burnish"
         folder.mkdir(parents=True, exist_ok=True)
         if file_format == "peft":
             peft_format.save(folder, self.model, self.configs[0], self.placed, path)
@@ -402,7 +405,7 @@ def _refuse_tasks(config: MethodConfig, parts: Parts) -> None:
 
 
 def _full_name(site: Site, name: str, key: str, inner: str) -> str:
-    return f"{site.name}.{RESERVED}.{name}.{key}.{inner}"
+    return f"{site.name}.{RESERVED}.{name}.{key}.{inner}".lstrip(".")  # a bare backbone has no name
 
 
 def _owners(model: PreTrainedModel) -> dict[int, list[str]]:

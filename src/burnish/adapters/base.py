@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.core.config import Config
 from burnish.core.errors import UserError
@@ -58,11 +58,15 @@ class Adapter(nn.Module):
         reads_output_only: Whether ``after`` reads nothing but the output, position by position, and there is no
             ``before``: a fused layer then applies it behind its own product.
         reads_input_only: The same of ``before`` and the first argument; a fused layer applies it ahead of its product.
+        virtual_tokens: How many tokens it puts in front of every row of its host, a backbone.
+        rowwise: Whether it has a form for some rows only (``joined``), since it changes how long they are.
     """
 
     by_token = True
     reads_output_only = False
     reads_input_only = False
+    virtual_tokens: int = 0
+    rowwise = False
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Change what the host is called with."""
@@ -129,6 +133,11 @@ class Slot(nn.Module):
             if entries is not None:
                 for key, adapter in entries._modules.items():
                     yield name, key, adapter  # type: ignore[misc]
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many tokens the adapters in use put in front of every row."""
+        return sum(adapter.virtual_tokens for adapter in self.active())
 
 
 def _before(host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -261,6 +270,7 @@ Build = Callable[[PreTrainedModel, Any, int], Parts]
 ToPeft = Callable[[MethodConfig, tuple[Placed, ...]], tuple[dict[str, Any], dict[str, Tensor]]]
 FromPeft = Callable[[PreTrainedModel, Mapping[str, Any], Mapping[str, Tensor]], tuple[MethodConfig, Parts]]
 WritePeft = Callable[[Path, MethodConfig, tuple[Placed, ...], str | None], None]
+Resolve = Callable[[Any, PreTrainedTokenizerBase], MethodConfig]
 Format = Literal["peft", "burnish", "model"]
 Sample = Callable[[int], Iterator[tuple[Batch, Callable[[], Tensor]]]]
 """From a number to that many micro-batches of the training rows, each with a function that runs the model on it and
@@ -293,6 +303,11 @@ class Method:
             adapters, which checkpoints hold.
         write_peft: Writes both files by itself, where ``to_peft`` does not say it all: folder, configuration, adapters
             and the name of the base.
+        bare: Whether ``peft`` keeps its tensors for the model as a whole, under names without modules.
+        fits_peft: Whether ``peft``'s format can express these adapters, where it cannot express all of them; the others
+            are saved in Burnish's own.
+        unsaid: Fields of the configuration that ``peft``'s has no word for.
+        resolve: Fills in what a configuration leaves to the tokenizer; called once, before ``build``.
     """
 
     name: str
@@ -309,6 +324,10 @@ class Method:
     terms: MakeTerms | None = None
     observe: Observe | None = None
     write_peft: WritePeft | None = None
+    bare: bool = False
+    fits_peft: Callable[[MethodConfig, tuple[Placed, ...]], bool] | None = None
+    unsaid: tuple[str, ...] = ()
+    resolve: Resolve | None = None
 
 
 METHODS: Registry[Method] = Registry("adapter method")

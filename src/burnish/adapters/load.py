@@ -98,5 +98,5 @@ def _agrees(given: MethodConfig, read: MethodConfig) -> bool:
     if own_rule is not None:
         return bool(own_rule(read))
     resolved = [getattr(config, "resolved_alpha", None) for config in (given, read)]
-    skipped = {"targets", "feedforward", "alpha"}
+    skipped = {"targets", "feedforward", "alpha", *METHODS[given.method].unsaid}
     return resolved[0] == resolved[1] and given.model_dump(exclude=skipped) == read.model_dump(exclude=skipped)

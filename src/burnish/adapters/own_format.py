@@ -57,7 +57,7 @@ def save_model(folder: Path, model: PreTrainedModel) -> None:
 def short_names(named: Sequence[tuple[str, nn.Parameter]], name: str) -> dict[str, Tensor]:
     """Parameters by their name without that of the set, which may be another when they are loaded."""
     inner = f".{RESERVED}.{name}."
-    return {full.replace(inner, f".{RESERVED}."): parameter for full, parameter in named}
+    return {f".{full}".replace(inner, f".{RESERVED}.").lstrip("."): parameter for full, parameter in named}
 
 
 @torch.no_grad()

@@ -49,16 +49,18 @@ def save(
         return
     assert entry.to_peft is not None
     values, tensors = entry.to_peft(config, placed)
-    shared = {
+    shared: dict[str, Any] = {
         "peft_type": entry.peft_type,
         "task_type": task_type(model),
         "base_model_name_or_path": base_path,
         "revision": None,
         "inference_mode": True,
-        "target_modules": compact_names(model, [item.site.name for item in placed]),
     }
+    if not entry.bare:
+        shared["target_modules"] = compact_names(model, [item.site.name for item in placed])
+    prefix = "" if entry.bare else PREFIX
     contiguous = {
-        key if key.startswith(OUTSIDE) else PREFIX + key: tensor.detach().cpu().contiguous()
+        key if key.startswith(OUTSIDE) else prefix + key: tensor.detach().cpu().contiguous()
         for key, tensor in tensors.items()
     }
     write_atomic(folder / WEIGHTS, save_tensors(contiguous, metadata={"format": "pt"}))
@@ -114,6 +116,9 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         UserError: A file is missing or damaged, or a tensor has no such prefix.
     """
     values, tensors = read_json(folder / CONFIG), read_tensors(folder / WEIGHTS)
+    bare = {METHODS[name].peft_type for name in METHODS if METHODS[name].bare}
+    if values.get("peft_type") in bare:
+        return values, tensors
     foreign = [key for key in tensors if not key.startswith(OUTSIDE)]
     if foreign:
         raise UserError(

@@ -28,6 +28,7 @@ Role = Literal[
     "attention",  # a whole attention, or what adds one to its residual (models/sublayers.py)
     "mlp",  # the same of a feed-forward
     "norm",  # a layer norm or RMS norm
+    "backbone",  # the model without its head
     "linear",  # a linear map inside a layer whose part is not known
     "outside",  # a linear map outside the layers, such as a pooler
     "embedding",

@@ -2,7 +2,8 @@
 
 It is registered under our own name and chosen per model instance: nothing of the library is replaced. Given the keyword
 ``segment_lengths`` it attends within the rows of a pack; without it, it is the library's own SDPA with SDPA's masks, so
-generation, padded batches, cross-attention and position biases stay as they were.
+generation, padded batches, cross-attention and position biases stay as they were. Given ``prefix_key`` and
+``prefix_value`` every row begins with these, outside of any cache.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,20 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from burnish.core.errors import UserError
 from burnish.ops.attention import capped_attention, packed_attention
+from burnish.ops.prefix_attention import packed_prefix_attention, row_prefixes, shown_prefix
 
 NAME = "burnish"
 
 # Arguments that change what a token sees, and that a pack has no meaning for.
 _REFUSED_IN_PACKS = ("position_bias", "s_aux", "past_key_values", "cache")
+
+
+class Seen(NamedTuple):
+    """What an attention module was called with: its keys [B, K, S, E] and values [B, K, S, E']."""
+
+    module: nn.Module
+    key: Tensor
+    value: Tensor
 
 
 def burnish_attention(
@@ -34,6 +44,9 @@ def burnish_attention(
     *,
     segment_lengths: tuple[int, ...] | None = None,
     segment_witness: list[int | None] | None = None,
+    prefix_key: Tensor | None = None,
+    prefix_value: Tensor | None = None,
+    key_witness: list[Seen] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention in the signature of `transformers`: query [B, H, T, E], key and value [B, K, S, E].
@@ -46,6 +59,9 @@ def burnish_attention(
         attention_mask: What the model made; not read in a pack.
         segment_lengths: Lengths of the packed rows, B = 1; None for any other batch.
         segment_witness: Receives the sliding window of every packed call, for the probe.
+        prefix_key: Keys that every query sees, [P, K, E] for all rows or [B, P, K, E] (of a pack: one for each row).
+        prefix_value: Their values.
+        key_witness: Receives the keys and values of every call, to learn where there are which.
         **kwargs: ``dropout``, ``scaling``, ``is_causal``, ``sliding_window``, ``softcap`` and whatever a model adds.
 
     Returns:
@@ -54,6 +70,10 @@ def burnish_attention(
     Raises:
         UserError: A pack meets a mechanism that cannot be packed.
     """
+    if key_witness is not None:
+        key_witness.append(Seen(module, key, value))
+    if segment_lengths is None and prefix_key is not None and prefix_value is not None:
+        return _with_prefix(module, query, key, value, attention_mask, prefix_key, prefix_value, **kwargs)
     if segment_lengths is None:
         return _unpacked(module, query, key, value, attention_mask, **kwargs)
     refused = [name for name in _REFUSED_IN_PACKS if kwargs.get(name) is not None]
@@ -66,18 +86,17 @@ def burnish_attention(
     if segment_witness is not None:
         segment_witness.append(kwargs.get("sliding_window"))
     causal = kwargs.get("is_causal")
-    output = packed_attention(
-        query,
-        key,
-        value,
-        segment_lengths,
-        causal=getattr(module, "is_causal", True) if causal is None else causal,
-        scaling=kwargs.get("scaling"),
-        dropout=kwargs.get("dropout", 0.0),
-        sliding_window=kwargs.get("sliding_window"),
-        softcap=kwargs.get("softcap"),
-    )
-    return output, None
+    options: dict[str, Any] = {
+        "causal": getattr(module, "is_causal", True) if causal is None else causal,
+        "scaling": kwargs.get("scaling"),
+        "dropout": kwargs.get("dropout", 0.0),
+        "sliding_window": kwargs.get("sliding_window"),
+        "softcap": kwargs.get("softcap"),
+    }
+    if prefix_key is not None and prefix_value is not None:
+        parts = (query, key, value, prefix_key, prefix_value)
+        return packed_prefix_attention(*parts, segment_lengths, **options), None
+    return packed_attention(query, key, value, segment_lengths, **options), None
 
 
 def use_packed_attention(model: PreTrainedModel) -> bool:
@@ -98,6 +117,48 @@ def use_packed_attention(model: PreTrainedModel) -> bool:
         return False
     model.set_attn_implementation(NAME)
     return getattr(config, "_attn_implementation", None) == NAME
+
+
+def _with_prefix(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Padded rows and generation: the prefix stands before the keys, every query sees it, no position bias is on it."""
+    count = prefix_key.shape[-3]
+    length, causal = query.shape[2], kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    whole = attention_mask is None and causal and length > 1
+    if whole:  # what plain causality hides lies behind the queries; a cache of fixed size has room there
+        key, value = key[:, :, :length], value[:, :, :length]
+    key, value = row_prefixes(key, value, prefix_key, prefix_value)
+    attention_mask = shown_prefix(attention_mask, count)
+    bias = kwargs.pop("position_bias", None)
+    if bias is not None:
+        # a bias is a mask that wants a gradient; added up here, whatever made it has its own way of crops and repeats
+        attention_mask = _added(shown_prefix(bias[..., : key.shape[2] - count], count), attention_mask, length, whole)
+    elif whole:
+        # P queries of no meaning before the others make it a square, which the kernels know as plain causality
+        query = torch.nn.functional.pad(query, (0, 0, count, 0))
+    output, _ = _unpacked(module, query, key, value, attention_mask, **kwargs)
+    return output[:, -length:], None
+
+
+def _added(bias: Tensor | None, mask: Tensor | None, length: int, causal: bool) -> Tensor:
+    """A position bias [1, H, T, S] with a mask, or with plain causality over its last T columns."""
+    assert bias is not None
+    if causal:
+        mask = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril(bias.shape[-1] - length)
+    if mask is None:
+        return bias
+    if mask.dtype != torch.bool:
+        return bias + mask
+    return torch.where(mask, bias, torch.finfo(bias.dtype).min)
 
 
 def _unpacked(

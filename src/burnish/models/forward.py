@@ -36,7 +36,12 @@ def positions_of(config: Any) -> int | None:
     count = getattr(config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(count, int) or count < 2:
         return None
-    return count - (config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0)
+    return count - first_position(config)
+
+
+def first_position(config: Any) -> int:
+    """The position of a row's first token: 0, but for models that count from their padding id."""
+    return config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -97,19 +102,19 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 
 def _run(model: PreTrainedModel, batch: Batch, mode: PackingMode | None, **extra: Any) -> Tensor:
-    backbone = _backbone(model)
+    backbone = backbone_of(model)
     named = inspect.signature(backbone.forward).parameters
     arguments: dict[str, Any] = {"input_ids": batch["input_ids"], **extra}
     if "position_ids" in batch and "position_ids" in named:
-        offset = model.config.pad_token_id + 1 if model.config.model_type in _OFFSET_POSITIONS else 0
-        arguments["position_ids"] = batch["position_ids"] + offset
+        arguments["position_ids"] = batch["position_ids"] + first_position(model.config)
     if "token_type_ids" in batch and "token_type_ids" in named:
         arguments["token_type_ids"] = batch["token_type_ids"]
     if "use_cache" in named:
         arguments["use_cache"] = False
     length = batch["input_ids"].shape[1]
     if mode == "segments":
-        arguments |= _filled(arguments, batch["segment_lengths"], PACK_MULTIPLE.get(batch["input_ids"].device.type, 1))
+        multiple = PACK_MULTIPLE.get(batch["input_ids"].device.type, 1)
+        arguments |= _filled(arguments, batch["segment_lengths"], multiple, _extra_tokens(backbone))
         # Every mask builder of the library hands a 4-D mask through as it is; ours does not read it.
         arguments["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch["input_ids"].device)
     elif mode is None and "attention_mask" in batch:
@@ -120,13 +125,22 @@ def _run(model: PreTrainedModel, batch: Batch, mode: PackingMode | None, **extra
         return backbone(**arguments).last_hidden_state[:, :length]
 
 
-def _filled(arguments: dict[str, Any], lengths: tuple[int, ...], multiple: int) -> dict[str, Any]:
-    """The pack with a row of filling tokens behind it, which sees itself only and is cut off again afterwards."""
-    missing = -sum(lengths) % multiple
-    if not missing:
+def _filled(arguments: dict[str, Any], lengths: tuple[int, ...], multiple: int, extra: int) -> dict[str, Any]:
+    """The pack with a row of filling tokens behind it, which sees itself only and is cut off again afterwards.
+
+    Every row, the filling one too, will have ``extra`` virtual tokens before it.
+    """
+    total = sum(lengths) + extra * len(lengths)
+    if not total % multiple:
         return {"segment_lengths": lengths}
+    missing = -(total + extra) % multiple or multiple
     filled = {n: torch.nn.functional.pad(arguments[n], (0, missing)) for n in _PER_TOKEN if n in arguments}
     return {**filled, "segment_lengths": (*lengths, missing)}
+
+
+def _extra_tokens(backbone: nn.Module) -> int:
+    """How many virtual tokens will stand in front of every row; whatever puts them there hangs on the backbone."""
+    return sum(getattr(child, "virtual_tokens", 0) for child in backbone.children())
 
 
 def _decoder_states(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -142,7 +156,7 @@ def _decoder_states(model: PreTrainedModel, batch: Batch) -> Tensor:
         ).last_hidden_state
 
 
-def _backbone(model: PreTrainedModel) -> nn.Module:
+def backbone_of(model: PreTrainedModel) -> nn.Module:
     """The model without its head."""
     if model.base_model is not model:
         return model.base_model
@@ -154,7 +168,7 @@ def _probe_packing(model: PreTrainedModel) -> PackingMode | None:
     """Pack three short random rows and hold each against the row alone."""
     if getattr(model.config, "is_encoder_decoder", False):
         return None
-    if "position_ids" not in inspect.signature(_backbone(model).forward).parameters:
+    if "position_ids" not in inspect.signature(backbone_of(model).forward).parameters:
         return None
     modes: tuple[PackingMode, ...] = ("segments", "mask") if use_packed_attention(model) else ("mask",)
     ids = probe_ids(model, sum(_PROBE_LENGTHS))

@@ -37,8 +37,9 @@ class ClassificationTask(Config):
     """`balanced` weighs a row by the inverse frequency of its class; over the training rows the mean weight is 1."""
     focal_gamma: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Weigh a row by (1 - p)^gamma, p the probability of its class, so that what is certain counts less. 0: not."""
-    head_rate_scale: float = Field(10.0, gt=0, allow_inf_nan=False)
-    """Factor on the learning rate for the head, which starts at random where the model is trained already."""
+    head_rate_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Factor on the learning rate for the head, which starts at random where the model is trained already. Without it
+    10; with the large rates of prompts and prefixes less, so that the head learns at a rate of about 0.01."""
 
     @field_validator("labels", mode="before")
     @classmethod

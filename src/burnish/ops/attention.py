@@ -126,7 +126,7 @@ def row_attention(
     """Attention within one row, [1, H, n, E']; arguments as in ``packed_attention``."""
     length = query.shape[2]
     windowed = sliding_window is not None and sliding_window < length
-    mask = _visible(length, causal, sliding_window, query.device) if windowed or softcap is not None else None
+    mask = visible(length, causal, sliding_window, query.device) if windowed or softcap is not None else None
     if softcap is not None:
         return capped_attention(query, key, value, mask, scaling=scaling, dropout=dropout, softcap=softcap)
     return F.scaled_dot_product_attention(
@@ -175,7 +175,7 @@ def capped_attention(
     return F.dropout(weights, dropout, training=dropout > 0) @ value
 
 
-def _visible(length: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
+def visible(length: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
     """True where query i sees key j: ``j <= i`` if causal, ``|i - j| < window``; None if every pair is visible."""
     mask = torch.ones(length, length, dtype=torch.bool, device=device)
     if causal:

@@ -41,7 +41,7 @@ from burnish.train.memory import keeping, refuse_impossible_memory
 from burnish.train.precision import Precision, choose_precision
 from burnish.train.sample import sample
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
-from burnish.train.tasks import choose_pooling, load_new, read_data, task_of
+from burnish.train.tasks import HEAD_RATE_SCALE, choose_pooling, load_new, read_data, task_of
 from burnish.train.updates import Updates
 
 EVALUATIONS = 10
@@ -99,8 +99,16 @@ class Setup:
         """Factors on the learning rate by parameter name: those of the methods and entries, and the head's own."""
         scales, task = self.attached.rate_scales(), self.config.task
         if self.loaded.classifier is not None and isinstance(task, ClassificationTask):
-            scales |= {name: task.head_rate_scale for name, _ in self.loaded.classifier.named()}
+            scales |= {name: self.head_rate_scale for name, _ in self.loaded.classifier.named()}
         return scales
+
+    @property
+    def head_rate_scale(self) -> float:
+        """Factor on the learning rate for a new head: the recipe's, or what suits the method's rates."""
+        given = getattr(self.config.task, "head_rate_scale", None)
+        own = task_of(self.config).head_rate_scales
+        # the base of all factors is the lowest rate among the entries, so the least delicate head rate suits it
+        return given or max(own.get(adapter.method, HEAD_RATE_SCALE) for adapter in self.config.adapters)
 
     @cached_property
     def updates(self) -> Updates:
@@ -259,6 +267,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
         loaded.classifier.to(device)
     layout = settle_layout(config, loaded)
     refuse_unnamed_tasks(config)
+    config = with_tokens(config, loaded)
     attached = attach(loaded.model, config.adapters, seed=config.seed)
     with precision.context(device):
         fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
@@ -275,6 +284,17 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     setup.optimizer()
     setup.stages.learning_rate(0)
     return setup
+
+
+def with_tokens(config: RunConfig, loaded: Loaded) -> RunConfig:
+    """The recipe with what its method leaves to the tokenizer filled in, such as the tokens of a prompt's text."""
+    resolved = tuple(
+        resolve(adapter, loaded.tokenizer) if (resolve := METHODS[adapter.method].resolve) else adapter
+        for adapter in config.adapters
+    )
+    if resolved == config.adapters:
+        return config
+    return config.model_copy(update={"adapter": resolved if isinstance(config.adapter, tuple) else resolved[0]})
 
 
 def hashes(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -384,7 +404,7 @@ def head_settings(setup: Setup) -> list[Finding]:
         _note(
             "task.head",
             f"the head of {len(head.labels)} classes is new, so before training it answers at chance; it is kept in "
-            f"fp32 and learns {task.head_rate_scale:g} times as fast as the rest, which is trained already",
+            f"fp32 and learns {setup.head_rate_scale:g} times as fast as the rest, which is trained already",
             "task.head_rate_scale",
         ),
     ]

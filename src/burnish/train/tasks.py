@@ -25,6 +25,9 @@ from burnish.objectives.config import ClassificationTask
 from burnish.objectives.sft import supervised_terms
 from burnish.train.config import RunConfig
 
+HEAD_RATE_SCALE = 10.0
+"""How much faster a new head learns than adapters of weights, which begin at a good place."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -36,6 +39,7 @@ class Task:
         headless: Whether the model is loaded without a language-model head.
         adorn: Puts new heads on a freshly loaded model.
         settle: The recipe with what the rows decide filled in.
+        head_rate_scales: How much faster a new head learns, by adapter method, where it is not ``HEAD_RATE_SCALE``.
         rates: Default peak learning rate by adapter method, with its reason, where it is not the method's own.
     """
 
@@ -45,6 +49,7 @@ class Task:
     adorn: Callable[[RunConfig, Loaded], Loaded] = lambda config, loaded: loaded
     settle: Callable[[RunConfig, Prepared], RunConfig] = lambda config, prepared: config
     rates: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    head_rate_scales: Mapping[str, float] = field(default_factory=dict)
 
 
 def task_of(config: RunConfig) -> Task:
@@ -70,15 +75,18 @@ def within_positions(config: RunConfig, model_config: Any) -> tuple[Any, list[Fi
     """
     data = config.data
     positions = positions_of(model_config)
+    extra = sum(getattr(adapter, "num_virtual_tokens", 0) for adapter in config.adapters)
+    positions = positions if positions is None else max(0, positions - extra)
+    beside = f" beside the {extra} virtual tokens" if extra else ""
     if positions is None or data.render.max_length <= positions:
         return data, []
     if "max_length" in data.render.model_fields_set:
         raise UserError(
-            f"rows of {data.render.max_length} tokens do not fit: the model has {positions} positions",
+            f"rows of {data.render.max_length} tokens do not fit: the model has {positions} positions{beside}",
             where="data.render.max_length",
             fix=f"set it to {positions} or less",
         )
-    what = f"rows are cut at {positions} tokens, the positions that the model has"
+    what = f"rows are cut at {positions} tokens, the positions that the model has{beside}"
     note = Finding("note", "render.max-length", what, where="data.render.max_length")
     return data.model_copy(update={"render": data.render.model_copy(update={"max_length": positions})}), [note]
 
@@ -169,6 +177,7 @@ TASKS: Mapping[str, Task] = {
             "head": (1e-3, "the head learns ten times as fast: 1e-2 suits a linear map on frozen features"),
             "full": (5e-5, "the upper end of what BERT's authors searched (2e-5 to 5e-5); the head learns faster"),
         },
+        head_rate_scales={"prompt": 0.3, "prefix": 1.0},
     ),
 }
 """What a model can learn, by the value of ``task.kind``."""
