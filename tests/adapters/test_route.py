@@ -7,10 +7,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from burnish.adapters.adalora import AdaloraConfig
 from burnish.adapters.attach import Attached, attach
-from burnish.adapters.base import NotMergeable
+from burnish.adapters.base import MethodConfig, NotMergeable
+from burnish.adapters.bottleneck import BottleneckConfig
 from burnish.adapters.full import FullConfig
+from burnish.adapters.ia3 import Ia3Config
 from burnish.adapters.lora import LoraConfig, projection_of
+from burnish.adapters.prefix import PrefixConfig
+from burnish.adapters.prompt import PromptConfig
+from burnish.adapters.vera import VeraConfig
 from burnish.core.errors import UserError
 from burnish.core.types import Batch
 from burnish.models.forward import hidden_states
@@ -163,3 +169,65 @@ def test_names_of_entries() -> None:
         attach(tiny("llama"), [LoraConfig(targets="q_proj", name="x"), LoraConfig(targets="k_proj", name="x")])
     with pytest.raises(UserError, match="no entry `lora_3`"):
         attached.trainable("lora_3")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_prompts_of_tasks_in_one_batch(name: str, layout: str) -> None:
+    """Prompts of 3 and 5 tokens for two tasks, none for a row without one, beside a LoRA of one task: rows as alone."""
+    model = tiny(name)
+    configs = [
+        PromptConfig(num_virtual_tokens=3, tasks=("a",), name="left"),
+        PromptConfig(num_virtual_tokens=5, tasks=("b",), name="right"),
+        PromptConfig(num_virtual_tokens=2, name="shared"),
+        LoraConfig(rank=2, tasks=("b",)),
+    ]
+    attached = attach(model, configs)
+    randomize(attached.trainable(), 3)
+    with torch.no_grad():
+        mixed = rows_of(hidden_states(model, LAYOUTS[layout](ROWS, tasks=TASKS)), layout)
+        for row, task, found in zip(ROWS, TASKS, mixed, strict=True):
+            with attached.use("default", task=task) if task else attached.use("default"):
+                # packed alone, so that every row stands right behind its own prompts
+                alone = hidden_states(model, packed([row], tasks=(task,)))[0]
+            torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+    model.train()
+    with holding(model):
+        hidden_states(model, LAYOUTS[layout](ROWS, tasks=TASKS)).pow(2).sum().backward()
+    assert attached.without_gradient() == []
+
+
+def test_a_prefix_cannot_be_for_some_rows() -> None:
+    model = tiny("llama")
+    attach(model, [LoraConfig(), PrefixConfig(num_virtual_tokens=2, tasks=("a",))])
+    with pytest.raises(UserError, match="cannot act on some rows of a batch only") as caught:
+        hidden_states(model, packed(ROWS, tasks=("a", None, "a", "a")))
+    assert "method: prompt" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BottleneckConfig(width=4, placement="both", tasks=("a",)),
+        BottleneckConfig(width=4, form="parallel", tasks=("a",)),
+        Ia3Config(tasks=("a",)),
+        VeraConfig(tasks=("a",)),
+        AdaloraConfig(tasks=("a",)),
+        LoraConfig(dora=True, targets="attention", tasks=("a",)),
+    ],
+    ids=lambda c: c.method,
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_every_kind_of_adapter_for_some_rows(name: str, layout: str, config: MethodConfig) -> None:
+    model = tiny(name)
+    attached = attach(model, [LoraConfig(rank=2, targets="mlp"), config])
+    randomize(attached.trainable(), 3)
+    tasks = ("a", None, None, "a")
+    with torch.no_grad():
+        mixed = rows_of(hidden_states(model, LAYOUTS[layout](ROWS, tasks=tasks)), layout)
+        for row, task, found in zip(ROWS, tasks, mixed, strict=True):
+            alone = hidden_states(model, packed([row], tasks=(task,)))[0]
+            torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+        base = hidden_states(model, packed([ROWS[0]], tasks=(None,)))[0]
+        assert not torch.allclose(mixed[0], base, atol=1e-3)

@@ -386,8 +386,8 @@ def _refuse_clashes(new: Attached) -> None:
 
 
 def _apart(one: MethodConfig, other: MethodConfig) -> bool:
-    """Whether no row uses both."""
-    return bool(one.tasks and other.tasks) and not set(one.tasks) & set(other.tasks)
+    """Whether two entries of one method at one place are meant: one is for all rows, or no task has both."""
+    return bool(one.tasks or other.tasks) and not set(one.tasks) & set(other.tasks)
 
 
 def _refuse_tasks(config: MethodConfig, parts: Parts) -> None:

@@ -76,6 +76,11 @@ class Adapter(nn.Module):
         """Change what the host returns; ``args`` and ``kwargs`` are what it was called with."""
         return output
 
+    @classmethod
+    def joined(cls, entries: Sequence[tuple[Any, Sequence[bool]]]) -> Any:
+        """What several adapters at one host do together where each is for some rows: adapters, and whose rows."""
+        raise NotImplementedError
+
     def around(self, host: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Compute the host's output in another way; ``call`` is its own forward, or that of the adapter below."""
         return call(*args, **kwargs)
@@ -117,13 +122,17 @@ class Slot(nn.Module):
         switch = self.switch
         if switch.route is None:
             return [a for name, key, a in self._entries(switch.active) if switch.serves(name, key)]
-        found: list[Any] = []
-        for name, key, adapter in self._entries(switch.route.sets):
-            places = switch.route.places(name, switch.tasks.get((name, key), ()))
-            if places is None:
-                found.append(adapter)
-            elif places.numel():
-                found.append(Some(adapter, places, switch.route))
+        route = switch.route
+        entries = [(a, route.chosen(n, switch.tasks.get((n, k), ()))) for n, k, a in self._entries(route.sets)]
+        rowwise = [(adapter, rows) for adapter, rows in entries if adapter.rowwise and any(rows)]
+        if all(all(rows) for _, rows in rowwise):
+            rowwise = []
+        found: list[Any] = [rowwise[0][0].joined(rowwise)] if rowwise else []
+        for adapter, rows in entries:
+            if all(rows):
+                found += [adapter] if not (rowwise and adapter.rowwise) else []
+            elif any(rows) and not adapter.rowwise:
+                found.append(Some(adapter, route.places(rows), route))
         return found
 
     def _entries(self, names: Iterable[str]) -> Iterator[tuple[str, str, Adapter]]:
@@ -144,6 +153,7 @@ def _before(host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
     slot: Slot = host._modules[RESERVED]  # type: ignore[assignment]
     for adapter in slot.active():
         args, kwargs = adapter.before(host, args, kwargs)
+    slot.switch.follow(kwargs.get("segment_lengths"))
     return args, kwargs
 
 

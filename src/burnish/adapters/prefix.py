@@ -60,6 +60,7 @@ class PrefixConfig(VirtualTokensConfig):
 class Prefix(Adapter):
     """Hands keys and values to its host, an attention module, which hands them on to the attention function."""
 
+    by_token = False
     count: int
 
     def pair(self) -> tuple[Tensor, Tensor]:
@@ -144,6 +145,8 @@ class MadePrefix(Prefix):
 
 class Shift(Adapter):
     """At the backbone: positions begin behind the prefix. It has no parameters."""
+
+    by_token = False
 
     def __init__(self, count: int) -> None:
         super().__init__()

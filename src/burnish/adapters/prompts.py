@@ -5,7 +5,7 @@ Shapes: P virtual tokens, D width of the embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ class Prompt(Adapter):
         keep: Whether the places stay in the output.
     """
 
+    rowwise = True
+
     def __init__(self, count: int, *, keep: bool = False) -> None:
         super().__init__()
         self.virtual_tokens, self.keep = count, keep
@@ -62,13 +64,95 @@ class Prompt(Adapter):
             return output
         return cut_out(by_name(host, args, kwargs), output, [torch.empty(self.virtual_tokens, 0)])
 
+    @classmethod
+    def joined(cls, entries: Sequence[tuple[Any, Sequence[bool]]]) -> RowPrompts:
+        """Prompts that differ from row to row."""
+        return RowPrompts(entries)
+
     def check_mergeable(self, host: nn.Module) -> None:
         """Refuse: no weight of the base stands for a prompt."""
         raise lengthens(self.virtual_tokens, "tokens that go through every layer")
 
 
+class RowPrompts:
+    """Prompts at one backbone, each in front of its own rows; the last of several stands first, as one by one.
+
+    Args:
+        entries: Each prompt, and which rows it is for.
+    """
+
+    training = False
+    reads_output_only = False
+    reads_input_only = False
+
+    def __init__(self, entries: Sequence[tuple[Any, Sequence[bool]]]) -> None:
+        self.entries = list(reversed(entries))
+        self.rows = len(entries[0][1])
+        self.virtual_tokens = max(self._width(row) for row in range(self.rows))
+
+    def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Put each row's prompts in front of it."""
+        given = by_name(host, args, kwargs)
+        with torch.autocast(_device_of(self.entries[0][0]), enabled=False):
+            vectors = [prompt.vectors() for prompt, _ in self.entries]
+        rows = [
+            [v for v, (_, chosen) in zip(vectors, self.entries, strict=True) if chosen[i]] for i in range(self.rows)
+        ]
+        nothing = vectors[0][:0]
+        prompts = [torch.cat(row) if row else nothing for row in rows]
+        return (), put_in_front(host, given, prompts + [nothing] * self._fillers(given))
+
+    def after(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Cut their places out again."""
+        if self.entries[0][0].keep:
+            return output
+        given = by_name(host, args, kwargs)
+        widths = [self._width(row) for row in range(self.rows)] + [0] * self._fillers(given)
+        return cut_out(given, output, [torch.empty(width, 0) for width in widths])
+
+    def _width(self, row: int) -> int:
+        return sum(prompt.virtual_tokens for prompt, chosen in self.entries if chosen[row])
+
+    def _fillers(self, given: Mapping[str, Any]) -> int:
+        """How many rows a pack has behind those of the batch."""
+        return len(given.get("segment_lengths") or [None] * self.rows) - self.rows
+
+
+class RowsShown:
+    """At a decoder: its mask over the encoder's states, grown by each row's prompts.
+
+    Args:
+        entries: Each prompt as the decoder knows it, and which rows it is for.
+    """
+
+    training = False
+    reads_output_only = False
+    reads_input_only = False
+    virtual_tokens = 0
+
+    def __init__(self, entries: Sequence[tuple[Any, Sequence[bool]]]) -> None:
+        rows = range(len(entries[0][1]))
+        self.widths = [sum(shown.count for shown, chosen in entries if chosen[row]) for row in rows]
+
+    def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Let the decoder see the encoded prompts."""
+        prompts = [torch.empty(width, 0) for width in self.widths]
+        return (), show_encoded_prompts(by_name(host, args, kwargs), prompts)
+
+    def after(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Nothing."""
+        return output
+
+
 class ShownPrompt(Adapter):
     """At a decoder: its mask over the encoder's states, grown by the prompt among them. It has no parameters."""
+
+    rowwise = True
+
+    @classmethod
+    def joined(cls, entries: Sequence[tuple[Any, Sequence[bool]]]) -> RowsShown:
+        """Prompts that differ from row to row."""
+        return RowsShown(entries)
 
     def __init__(self, count: int) -> None:
         super().__init__()

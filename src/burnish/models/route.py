@@ -43,17 +43,26 @@ class Route:
         self.sets = tuple(dict.fromkeys(name for row in self.rows for name in row))
         self.dim = 0 if lengths is None else 1
         self.size = len(self.rows) if lengths is None else sum(lengths)
-        self._places: dict[tuple[str, tuple[str, ...]], Tensor | None] = {}
+        self._chosen: dict[tuple[str, tuple[str, ...]], tuple[bool, ...]] = {}
+        self._places: dict[tuple[bool, ...], Tensor] = {}
 
-    def places(self, name: str, tasks: tuple[str, ...]) -> Tensor | None:
-        """Where along ``dim`` a set's entry acts that belongs to these tasks; None means everywhere."""
+    def chosen(self, name: str, tasks: tuple[str, ...]) -> tuple[bool, ...]:
+        """Which rows use a set's entry that belongs to these tasks."""
         key = (name, tasks)
-        if key not in self._places:
-            chosen = [
-                name in row and (not tasks or task in tasks) for row, task in zip(self.rows, self.tasks, strict=True)
-            ]
-            self._places[key] = None if all(chosen) else self._where(chosen)
-        return self._places[key]
+        if key not in self._chosen:
+            rows = zip(self.rows, self.tasks, strict=True)
+            self._chosen[key] = tuple(name in row and (not tasks or task in tasks) for row, task in rows)
+        return self._chosen[key]
+
+    def places(self, chosen: tuple[bool, ...]) -> Tensor:
+        """Where these rows lie along ``dim``."""
+        if chosen not in self._places:
+            self._places[chosen] = self._where(chosen)
+        return self._places[chosen]
+
+    def grown(self, lengths: Sequence[int]) -> Route:
+        """The same rows with other lengths: something was put in front of them."""
+        return Route(self.rows, self.tasks, lengths, self.device)
 
     def _where(self, chosen: Sequence[bool]) -> Tensor:
         mask = torch.tensor(chosen)
@@ -86,9 +95,11 @@ class Some:
             )
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Change these places of the first argument."""
-        changed, _ = self.adapter.before(host, self._some(args), self._some_named(kwargs))
-        return (self._put(args[0], changed[0]), *args[1:]), kwargs
+        """Change these places of the arguments."""
+        some, some_named = self._some(args), self._some_named(kwargs)
+        changed, named = self.adapter.before(host, some, some_named)
+        args = tuple(a if c is s else self._put(a, c) for a, s, c in zip(args, some, changed, strict=True))
+        return args, {n: v if named[n] is some_named[n] else self._put(v, named[n]) for n, v in kwargs.items()}
 
     def after(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Change these places of the output."""
@@ -147,6 +158,12 @@ class Switch:
         """Whether an entry acts on rows of the task that all rows have."""
         tasks = self.tasks.get((name, key))
         return not tasks or self.task in tasks
+
+    def follow(self, lengths: Sequence[int] | None) -> None:
+        """Take note that the rows of a pack have other lengths from here on."""
+        route = self.route
+        if route is not None and route.lengths is not None and lengths is not None and tuple(lengths) != route.lengths:
+            self.route = route.grown(lengths)
 
     def known_tasks(self) -> set[str]:
         """Every task that an entry of the sets in use is for."""

@@ -96,19 +96,17 @@ class Setup:
 
     @property
     def rate_scales(self) -> dict[str, float]:
-        """Factors on the learning rate by parameter name: those of the methods and entries, and the head's own."""
-        scales, task = self.attached.rate_scales(), self.config.task
-        if self.loaded.classifier is not None and isinstance(task, ClassificationTask):
-            scales |= {name: self.head_rate_scale for name, _ in self.loaded.classifier.named()}
-        return scales
+        """Factors on the learning rate by parameter name: those of the methods and entries."""
+        return self.attached.rate_scales()
 
     @property
-    def head_rate_scale(self) -> float:
-        """Factor on the learning rate for a new head: the recipe's, or what suits the method's rates."""
-        given = getattr(self.config.task, "head_rate_scale", None)
-        own = task_of(self.config).head_rate_scales
-        # the base of all factors is the lowest rate among the entries, so the least delicate head rate suits it
-        return given or max(own.get(adapter.method, HEAD_RATE_SCALE) for adapter in self.config.adapters)
+    def head_scales(self) -> dict[str, float]:
+        """Factor on the learning rate for a new head beside each entry: the recipe's, or what suits its rates."""
+        if self.loaded.classifier is None:
+            return {}
+        given, own = getattr(self.config.task, "head_rate_scale", None), task_of(self.config).head_rate_scales
+        configs = zip(self.attached.keys, self.attached.configs, strict=True)
+        return {key: given or own.get(config.method, HEAD_RATE_SCALE) for key, config in configs}
 
     @cached_property
     def updates(self) -> Updates:
@@ -147,7 +145,7 @@ class Setup:
             for (key, rate), config in zip(self.attached.learning_rates().items(), self.attached.configs, strict=True)
         }
         entries = {key: frozenset(name for name, _ in self.attached.trainable(key)) for key in self.attached.keys}
-        trained = Trained(tuple(name for name, _ in self.trainable), entries, rates, self.rate_scales)
+        trained = Trained(tuple(name for name, _ in self.trainable), entries, rates, self.rate_scales, self.head_scales)
         return plan_stages(self.config.stages, self.config.train, trained, len(self.updates), self.steps_per_epoch)
 
     @property
@@ -404,7 +402,7 @@ def head_settings(setup: Setup) -> list[Finding]:
         _note(
             "task.head",
             f"the head of {len(head.labels)} classes is new, so before training it answers at chance; it is kept in "
-            f"fp32 and learns {setup.head_rate_scale:g} times as fast as the rest, which is trained already",
+            f"fp32 and learns {max(setup.head_scales.values()):g} times as fast as the rest, which is trained already",
             "task.head_rate_scale",
         ),
     ]

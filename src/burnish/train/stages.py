@@ -135,12 +135,14 @@ class Trained:
         entries: Parameters by the entry of `adapter` that they belong to.
         rates: Default peak learning rate of each entry, with its reason.
         scales: Factor on the learning rate by parameter name, from methods and heads.
+        head_scales: How much faster than its peak a stage with this entry trains the head of the task.
     """
 
     names: tuple[str, ...]
     entries: Mapping[str, frozenset[str]]
     rates: Mapping[str, Rate]
     scales: Mapping[str, float]
+    head_scales: Mapping[str, float] = field(default_factory=dict)
 
     def chosen(self, stage: StageConfig) -> frozenset[str]:
         """The parameters that a stage names.
@@ -178,12 +180,15 @@ class Trained:
 
         A rate that is given holds for all of them. Without one the peak is the lowest of the entries' defaults.
         """
-        if config.learning_rate is not None:
-            return (config.learning_rate, "the recipe says so"), dict(self.scales)
         present = {key: rate for key, rate in self.rates.items() if self.entries[key] & names} or dict(self.rates)
+        scales = dict(self.scales)
+        if self.head_scales:
+            # the peak is the lowest rate among the entries, so the factor of the one with the lowest rates suits it
+            scales |= dict.fromkeys(self._head(), max(self.head_scales[key] for key in present))
+        if config.learning_rate is not None:
+            return (config.learning_rate, "the recipe says so"), scales
         key = min(present, key=lambda k: present[k][0])
         peak, reason = present[key]
-        scales = dict(self.scales)
         for other, (rate, _) in present.items():
             for name in self.entries[other] if rate != peak else ():
                 scales[name] = scales.get(name, 1.0) * rate / peak
