@@ -81,7 +81,7 @@ class LowRank(Adapter):
         """Add the update to the host's output."""
         A, B = self.factors()
         inner, scale = self._inner(host, A, args[0] if args else next(iter(kwargs.values())))
-        inner = inner.reshape(-1, A.shape[0]).to(output.dtype)
+        inner = inner.flatten(0, -2).to(output.dtype)
         # one product that adds to the output: scaling and adding apart would each pass over [N, D_out] once more
         flat = output.reshape(-1, output.shape[-1])
         return torch.addmm(flat, inner, B.to(output.dtype).t(), alpha=scale).view_as(output)
@@ -291,4 +291,6 @@ def projection_of(host: nn.Module) -> Projection | None:
     if not isinstance(adapter, LowRank) or not adapter.additive or (adapter.dropout and adapter.training):
         return None
     A, B = adapter.factors()
+    if not len(A):  # AdaLoRA may leave a matrix nothing
+        return replace(base, first=first, then=then)
     return replace(base, A=A, B=B, scale=adapter.scale, first=first, then=then)

@@ -2,49 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from burnish.core.types import Batch
+from burnish.core.types import Batch, Context, Term
 from burnish.train.loop import to_device
+from burnish.train.precision import Precision
+from burnish.train.updates import Updates
 
-if TYPE_CHECKING:
-    from burnish.train.setup import Setup
 
+@dataclass(frozen=True)
+class Rows:
+    """Micro-batches of the first updates, with what it takes to run a model on them.
 
-def sample(setup: Setup, count: int) -> Iterator[tuple[Batch, Callable[[], Tensor]]]:
-    """The first micro-batches of the run, each with a function that runs the model on it and returns its mean loss.
-
-    Dropout is off, so that what is found depends on rows and weights alone; gradients are cleared in the end.
+    Attributes:
+        model: The model.
+        updates: The run's micro-batches.
+        terms: The objective of the task.
+        context: Makes the view of the model that the terms see.
+        precision: Number formats.
+        device: Where the batches go.
     """
-    was_training = setup.loaded.model.training
-    setup.loaded.model.eval()
-    try:
-        for batch in _first(setup, count):
-            yield batch, partial(_loss, setup, batch)
-    finally:
-        setup.loaded.model.train(was_training)
-        for _, parameter in setup.trainable_now():
-            parameter.grad = None
 
+    model: nn.Module
+    updates: Updates
+    terms: Sequence[Term]
+    context: Callable[[], Context]
+    precision: Precision
+    device: torch.device
 
-def _first(setup: Setup, count: int) -> Iterator[Batch]:
-    left = count
-    for step in range(len(setup.updates)):
-        for rows in setup.updates.cut(step)[:left]:
-            left -= 1
-            yield to_device(setup.updates.collate(rows), setup.device)
-        if not left:
-            return
+    def sample(self, count: int) -> Iterator[tuple[Batch, Callable[[], Tensor]]]:
+        """The first micro-batches, each with a function that runs the model on it and returns its mean loss.
 
+        Dropout is off, so that what is found depends on rows and weights alone.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for batch in self._first(count):
+                yield batch, partial(self._loss, batch)
+        finally:
+            self.model.train(was_training)
 
-def _loss(setup: Setup, batch: Batch) -> Tensor:
-    context = setup.context()
-    with setup.precision.context(setup.device):
-        shares = [(t.weight, t.count(batch), t.loss(batch, context).total) for t in setup.task_terms]
-        total = sum(weight * loss / count for weight, count, loss in shares if float(count))
-    return total if isinstance(total, Tensor) else torch.zeros(())
+    def _first(self, count: int) -> Iterator[Batch]:
+        left = count
+        for step in range(len(self.updates)):
+            for rows in self.updates.cut(step)[:left]:
+                left -= 1
+                yield to_device(self.updates.collate(rows), self.device)
+            if not left:
+                return
+
+    def _loss(self, batch: Batch) -> Tensor:
+        context = self.context()
+        with self.precision.context(self.device):
+            shares = [(t.weight, t.count(batch), t.loss(batch, context).total) for t in self.terms]
+            total = sum(weight * loss / count for weight, count, loss in shares if float(count))
+        return total if isinstance(total, Tensor) else torch.zeros(())

@@ -39,7 +39,7 @@ from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
 from burnish.train.precision import Precision, choose_precision
-from burnish.train.sample import sample
+from burnish.train.sample import Rows
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
 from burnish.train.tasks import HEAD_RATE_SCALE, choose_pooling, load_new, read_data, task_of
 from burnish.train.updates import Updates
@@ -87,10 +87,6 @@ class Setup:
     @cached_property
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters that are trained."""
-        return self.trainable_now()
-
-    def trainable_now(self) -> list[tuple[str, nn.Parameter]]:
-        """``trainable``, before it is settled."""
         head = self.loaded.classifier
         return self.attached.trainable() + (head.named() if head is not None else [])
 
@@ -187,7 +183,11 @@ class Setup:
 
     def prepare_adapters(self) -> None:
         """Set initial values that come from training rows; the same ones every time, so also when a run is resumed."""
-        training.prepare(self.attached, partial(sample, self), self.config.seed)
+        rows = Rows(self.loaded.model, self.updates, self.task_terms, self.context, self.precision, self.device)
+        training.prepare(self.attached, rows.sample, self.config.seed)
+        head = self.loaded.classifier
+        for _, parameter in self.attached.trainable() + (head.named() if head is not None else []):
+            parameter.grad = None
 
     @cached_property
     def _head(self) -> Any:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from burnish.adapters.merge import outputs_of
+from burnish.adapters.training import handed_over
 from burnish.checkpoint.store import CheckpointStore
 from burnish.checkpoint.store import verify as fault_of
 from burnish.core.errors import BurnishError, TrainingStopped
@@ -106,7 +107,8 @@ def _guarded(name: str, check: Callable[[], str]) -> Check:
 
 
 def _tensors(store: CheckpointStore, step: int, loaded: Loaded) -> str:
-    saved = store.load(step).tensors["trainable"]
+    groups = store.load(step).tensors
+    saved = handed_over(loaded.model, groups["trainable"], groups.get("buffers", {}))
     found = dict(loaded.model.named_parameters(remove_duplicate=False))
     found |= dict(loaded.classifier.named()) if loaded.classifier is not None else {}
     missing = sorted(saved.keys() - found.keys())
