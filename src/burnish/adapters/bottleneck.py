@@ -135,7 +135,7 @@ class Bottleneck(Adapter):
     def check_mergeable(self, host: nn.Module) -> None:
         """Refuse: an activation lies between the two maps. Says what that costs."""
         named = ((n, p) for n, p in host.named_parameters() if RESERVED not in n.split("."))
-        of_host = sum(p.numel() for _, p in named if p.dim() == 2)
+        of_host = sum(p.numel() for _, p in named if p.dim() == 2 and p.is_floating_point())
         share = f", {self.products / of_host:.1%} on top of the module that carries it" if of_host else ""
         width, hidden = self.down.shape
         raise NotMergeable(

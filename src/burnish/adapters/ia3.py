@@ -26,8 +26,7 @@ class Ia3Config(MethodConfig):
     method: Literal["ia3"] = "ia3"
     targets: str | tuple[str, ...] = "auto"
     """Which maps: `auto` (keys, values and the end of the feed-forward), or roles, module names and `re:PATTERN` as for
-    LoRA; one or a list. Of a map that makes queries, keys and values in one, all three are scaled; scaling a query does
-    what scaling the key does, so this adds numbers and no power."""
+    LoRA; one or a list. Of a map that makes queries, keys and values in one, all three are scaled, as in `peft`."""
     feedforward: str | tuple[str, ...] = "mlp.down"
     """Those of the targets that are scaled at their input, where the inner activations of the feed-forward arrive; the
     others are scaled at their output."""

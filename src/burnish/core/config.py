@@ -160,7 +160,7 @@ def _explain(cls: type[Config], error: Any) -> tuple[str, str]:
     path, owner = _follow(cls, [part for part in error["loc"] if isinstance(part, (str, int))])
     dotted = ".".join(str(p) for p in path) or "(top level)"
     if error["type"] == "extra_forbidden":
-        return f"unknown key `{dotted}`", _known_key(cls, owner, str(path[-1]))
+        return f"unknown key `{dotted}`", _known_key(cls, owner, dotted)
     if error["type"] == "missing":
         return f"`{dotted}` is required", _meaning(owner, path) or f"add `{path[-1]}`"
     message = error["msg"].removeprefix("Value error, ")
@@ -175,9 +175,13 @@ def _explain(cls: type[Config], error: Any) -> tuple[str, str]:
     return f"`{dotted}`: {message[0].lower()}{message[1:]}{shown}", _meaning(owner, path) or "correct the value"
 
 
-def _known_key(cls: type[Config], owner: type[Config], name: str) -> str:
+def _known_key(cls: type[Config], owner: type[Config], dotted: str) -> str:
     """What was probably meant: a like name in the same section, or the very name in another."""
-    elsewhere = [f"`{place}`" for place in _places(cls, name)]
+    name = dotted.rpartition(".")[2]
+    places = _places(cls, name)
+    if dotted in places:  # of a section that is one of several: another method has this setting
+        return f"another choice of this section has it; this one has {', '.join(f'`{n}`' for n in owner.model_fields)}"
+    elsewhere = [f"`{place}`" for place in places]
     if elsewhere and not nearest(name, owner.model_fields):
         return f"it belongs elsewhere: {' or '.join(elsewhere)}"
     return suggestion(name, owner.model_fields)
