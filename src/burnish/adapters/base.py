@@ -42,9 +42,11 @@ class Adapter(nn.Module):
 
     Attributes:
         virtual_tokens: How many tokens it puts in front of every row of its host, a backbone.
+        only_adds: Whether ``before`` adds arguments and does nothing else, so that a fused layer can ask for them.
     """
 
     virtual_tokens: int = 0
+    only_adds: bool = False
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Change what the host is called with."""
@@ -88,6 +90,15 @@ class Slot(nn.Module):
         """The adapters in use, in the order in which they apply."""
         sets = self._modules
         return [a for name in self.switch.active if name in sets for a in sets[name].children()]  # type: ignore[union-attr,misc]
+
+    def added(self, host: nn.Module) -> dict[str, Any] | None:
+        """The arguments that the adapters in use add to a call of the host; None where one does anything else."""
+        kwargs: dict[str, Any] = {}
+        for adapter in self.active():
+            if not adapter.only_adds:
+                return None
+            _, kwargs = adapter.before(host, (), kwargs)
+        return kwargs
 
     @property
     def virtual_tokens(self) -> int:

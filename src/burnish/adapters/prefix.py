@@ -61,6 +61,7 @@ class Prefix(Adapter):
     """Hands keys and values to its host, an attention module, which hands them on to the attention function."""
 
     count: int
+    only_adds = True
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Keys and values, [P, K, E] and [P, K, E']."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -23,6 +24,17 @@ def hooked(module: nn.Module) -> int:
     """How many forward and backward hooks hang on a module."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return sum(len(h) for h in hooks)
+
+
+def added(module: nn.Module) -> dict[str, Any] | None:
+    """The arguments that a module's hooks add to a call, where they do nothing else; None where they do more."""
+    count = hooked(module)
+    if not count:
+        return {}
+    for child in module.children():
+        if len(getattr(child, "handles", ())) == count:
+            return child.added(module)  # type: ignore[operator]
+    return None
 
 
 def maps_of(layer: nn.Module, names: Sequence[str], resolve: Resolve) -> dict[str, Projection] | None:
