@@ -12,6 +12,7 @@ from transformers import BertConfig, BertModel
 
 from burnish.adapters.attach import attach
 from burnish.adapters.lora import LoraConfig, projection_of
+from burnish.adapters.prefix import PrefixConfig
 from burnish.core.types import Batch
 from burnish.models import fused_llama as room
 from burnish.models.attention import use_packed_attention
@@ -193,6 +194,30 @@ def test_dropout_takes_the_plain_way_while_training() -> None:
     assert projection_of(host) is None
     model.eval()
     assert projection_of(host) is not None
+
+
+@pytest.mark.parametrize("also", [[], [LoraConfig(rank=4)]])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_prefixes(checkpointing: bool, also: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers whose attention has a prefix are fused too, and give what their own forward gives."""
+    model = tiny("llama")
+    attached = attach(model, [PrefixConfig(num_virtual_tokens=5), *also])
+    parameters = [p for _, p in attached.trainable()]
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    wanted = outcome(model.train(), parameters)
+    assert fuse(model, projection_of) == 2
+    calls: list[int] = []
+    own = room.rotary_attention
+    monkeypatch.setattr(room, "rotary_attention", lambda *a, **k: calls.append(len(k)) or own(*a, **k))
+    agree(outcome(model, parameters), wanted)
+    assert calls and set(calls) == {2}
+    with attached.disabled():
+        outcome_off = hidden_states(model, pack())
+        assert calls[-1] == 0
+    attached.detach_()
+    unfuse(model)
+    torch.testing.assert_close(outcome_off, hidden_states(model, pack()), rtol=1e-4, atol=1e-5)
 
 
 def test_switched_off_adapters_give_the_base() -> None:

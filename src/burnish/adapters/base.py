@@ -60,6 +60,7 @@ class Adapter(nn.Module):
         reads_input_only: The same of ``before`` and the first argument; a fused layer applies it ahead of its product.
         virtual_tokens: How many tokens it puts in front of every row of its host, a backbone.
         rowwise: Whether it has a form for some rows only (``joined``), since it changes how long they are.
+        only_adds: Whether ``before`` adds arguments and does nothing else, so that a fused layer can ask for them.
     """
 
     by_token = True
@@ -67,6 +68,7 @@ class Adapter(nn.Module):
     reads_input_only = False
     virtual_tokens: int = 0
     rowwise = False
+    only_adds: bool = False
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Change what the host is called with."""
@@ -142,6 +144,15 @@ class Slot(nn.Module):
             if entries is not None:
                 for key, adapter in entries._modules.items():
                     yield name, key, adapter  # type: ignore[misc]
+
+    def added(self, host: nn.Module) -> dict[str, Any] | None:
+        """The arguments that the adapters in use add to a call of the host; None where one does anything else."""
+        kwargs: dict[str, Any] = {}
+        for adapter in self.active():
+            if not adapter.only_adds:
+                return None
+            _, kwargs = adapter.before(host, (), kwargs)
+        return kwargs
 
     @property
     def virtual_tokens(self) -> int:

@@ -62,6 +62,7 @@ class Prefix(Adapter):
 
     by_token = False
     count: int
+    only_adds = True
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Keys and values, [P, K, E] and [P, K, E']."""

@@ -84,6 +84,7 @@ class RowPrompts:
     training = False
     reads_output_only = False
     reads_input_only = False
+    only_adds = False
 
     def __init__(self, entries: Sequence[tuple[Any, Sequence[bool]]]) -> None:
         self.entries = list(reversed(entries))
@@ -128,6 +129,7 @@ class RowsShown:
     training = False
     reads_output_only = False
     reads_input_only = False
+    only_adds = False
     virtual_tokens = 0
 
     def __init__(self, entries: Sequence[tuple[Any, Sequence[bool]]]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from burnish.models.maps import Resolve, hooked, maps_of
+from burnish.models.maps import Resolve, added, hooked, maps_of
 from burnish.ops.projections import Norm, Projection, gate_and_project, norm_and_project, project
 from burnish.ops.rotary_attention import Setting, rotary_attention
 
@@ -26,8 +27,11 @@ WINDOWS: Mapping[str, Callable[[nn.Module], int | None]] = {
 def plan(layer: Any, hidden: Tensor, kwargs: Mapping[str, Any], resolve: Resolve) -> dict[str, Projection] | None:
     """The layer's maps, or None where the fused form would leave something out."""
     attention, mlp = layer.self_attn, layer.mlp
-    skipped = (attention, mlp, mlp.act_fn, layer.input_layernorm, layer.post_attention_layernorm)
+    skipped = (mlp, mlp.act_fn, layer.input_layernorm, layer.post_attention_layernorm)
     if (layer.training and attention.attention_dropout) or any(hooked(module) for module in skipped):
+        return None
+    extra = added(attention)
+    if extra is None or not extra.keys() <= {"prefix_key", "prefix_value"}:
         return None
     if type(mlp.act_fn).__name__ not in ("SiLUActivation", "SiLU"):
         return None
@@ -47,7 +51,8 @@ def run(layer: Any, maps: Mapping[str, Projection], kwargs: Mapping[str, Any], h
     q, k, v, o, gate, up, down = (maps[name] for name in MAPS)
     first, second = _norm(layer.input_layernorm, hidden), _norm(layer.post_attention_layernorm, hidden)
     residual, (query, key, value) = norm_and_project(hidden[0], None, first, [q, k, v])
-    (delta,) = project(rotary_attention(query, key, value, cosine, sine, setting), [o])
+    attend = partial(rotary_attention, query, key, value, cosine, sine, setting)
+    (delta,) = project(attend(**(added(attention) or {})), [o])
     residual, gated = norm_and_project(residual, delta, second, [gate, up])
     return (residual + gate_and_project(*_pair(gated), down))[None]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -32,6 +33,17 @@ def hooked(module: nn.Module) -> int:
     """How many forward and backward hooks hang on a module; a forward of its own counts as one."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return sum(len(h) for h in hooks) + ("forward" in module.__dict__)
+
+
+def added(module: nn.Module) -> dict[str, Any] | None:
+    """The arguments that a module's hooks add to a call, where they do nothing else; None where they do more."""
+    count = hooked(module)
+    if not count:
+        return {}
+    for child in module.children():
+        if len(getattr(child, "handles", ())) == count:
+            return child.added(module)  # type: ignore[operator]
+    return None
 
 
 def maps_of(layer: nn.Module, names: Sequence[str], resolve: Resolve) -> dict[str, Projection] | None:

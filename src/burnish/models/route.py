@@ -84,6 +84,7 @@ class Some:
     training = False
     reads_output_only = False
     reads_input_only = False
+    only_adds = False
 
     def __init__(self, adapter: Any, places: Tensor, route: Route) -> None:
         self.adapter, self.places, self.route = adapter, places, route
