@@ -33,7 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 LLAMA = ("BOFT", "C3A", "FOURIERFT", "HRA", "LN_TUNING", "LOHA", "LOKR", "OFT", "RANDLORA", "VBLORA")
 OTHERS = (
-    ("FOURIERFT", "gpt2"),
+    ("RANDLORA", "gpt2"),
     ("LN_TUNING", "gpt2"),
     ("LOHA", "bert"),
     ("OFT", "bert"),

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from burnish.adapters.base import METHODS, RESERVED, Adapter, Method, MethodConfig, NotMergeable, Parts, Placed
 from burnish.adapters.peft_format import CONFIG, OUTSIDE, PREFIX, WEIGHTS, base_modules, task_type
 from burnish.adapters.peft_methods import (
+    BOOKKEEPING,
     NOT_IDENTITY,
     ON_4_BITS,
     OWN_TARGETS,
@@ -267,9 +268,9 @@ def _bridge_of(placed: Sequence[Placed]) -> Bridge:
 
 def write(folder: Path, config: MethodConfig, placed: tuple[Placed, ...], base_path: str | None) -> None:
     """Write a set through `peft`'s own functions."""
-    from_peft, bridge = _library(), _bridge_of(placed)
+    peft, bridge = _library(), _bridge_of(placed)
     with bridge.with_layers() as model:
-        tensors = from_peft.get_peft_model_state_dict(model, adapter_name=SET, save_embedding_layers=False)
+        tensors = peft.get_peft_model_state_dict(model, adapter_name=SET, save_embedding_layers=False)
         settings = copy.copy(model.peft_config[SET])
     settings.base_model_name_or_path, settings.inference_mode = base_path, True
     settings.save_pretrained(str(folder))
@@ -300,18 +301,13 @@ def read(
         _refuse_difference({k.removeprefix(PREFIX): v for k, v in wanted.items()}, tensors)
         peft.set_peft_model_state_dict(wrapped, {_with_prefix(k): v for k, v in tensors.items()}, adapter_name=SET)
     plain = cls()
-    kept = {k: v for k, v in given.items() if k not in _BOOKKEEPING and k in vars(plain) and getattr(plain, k) != v}
+    kept = {k: v for k, v in given.items() if k not in BOOKKEEPING and k in vars(plain) and getattr(plain, k) != v}
     targets = tuple(item.site.name for item in parts.placed)
     return PeftBridgeConfig(method=PEFT + name, targets=targets, options=kept), parts
 
 
 def _with_prefix(name: str) -> str:
     return name if name.startswith(OUTSIDE) else PREFIX + name
-
-
-_BOOKKEEPING = frozenset(
-    {"base_model_name_or_path", "revision", "inference_mode", "task_type", "target_modules", "peft_version"}
-)
 
 
 def _refuse_difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -382,8 +378,7 @@ def entry(method: str) -> Method:
 
 def _kinds() -> dict[str, Any]:
     """The configuration classes of the installed `peft` that can be used, by the name of their method."""
-    from_peft = _library()
-    found = {str(kind.value): cls for kind, cls in from_peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    found = {str(kind.value): cls for kind, cls in _library().mapping.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     own = {METHODS[name].peft_type for name in METHODS}
     return {n: c for n, c in sorted(found.items()) if n not in UNSUITED and n not in own}
 

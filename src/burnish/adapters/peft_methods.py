@@ -31,6 +31,11 @@ UNSUITED_OPTIONS: Mapping[str, str] = {
 }
 """Options that a recipe says in another way."""
 
+BOOKKEEPING = frozenset(
+    {"base_model_name_or_path", "revision", "inference_mode", "task_type", "target_modules", "peft_version"}
+)
+"""What `peft`'s file of a configuration holds beside the options of the method."""
+
 OWN_TARGETS = frozenset({"LN_TUNING", "TRAINABLE_TOKENS"})
 """Methods whose modules are no linear maps; `targets: auto` leaves the choice to `peft`."""
 
