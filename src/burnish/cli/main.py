@@ -17,6 +17,7 @@ from burnish.cli import (
     generate,
     inspect,
     merge,
+    plan,
     replay_batch,
     report,
     resume,
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     run,
+    plan,
     inspect,
     evaluate,
     generate,
