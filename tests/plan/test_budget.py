@@ -152,8 +152,8 @@ def test_a_method_without_a_size_is_refused_with_what_it_trains(model: PreTraine
 
 def test_fitting_one_method_keeps_its_other_settings(model: PreTrainedModel) -> None:
     """Queries of two layers cost 128 a rank: 1,000 is nearest to rank 8; full tuning stays as it is."""
-    config, parameters = fitted(LoraConfig(targets="q_proj", dropout=0.1), model, 1_000)
-    assert config == LoraConfig(targets="q_proj", dropout=0.1, rank=8) and parameters == 1_024
+    config, parameters, setting = fitted(LoraConfig(targets="q_proj", dropout=0.1), model, 1_000)
+    assert config == LoraConfig(targets="q_proj", dropout=0.1, rank=8) and (parameters, setting) == (1_024, "rank")
     assert fitted(FullConfig(), model, 1_000)[0] == FullConfig()
 
 

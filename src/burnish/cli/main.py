@@ -12,6 +12,7 @@ from burnish.cli import (
     bench,
     chat,
     classify,
+    compare_methods,
     doctor,
     evaluate,
     generate,
@@ -51,6 +52,7 @@ app = typer.Typer(
 COMMANDS = (
     run,
     plan,
+    compare_methods,
     inspect,
     evaluate,
     generate,

@@ -203,15 +203,17 @@ def divide(model: PreTrainedModel, configs: Sequence[MethodConfig], shares: Mapp
     return replace(plan, notes=tuple(_notes(plan, sizes)))
 
 
-def fitted(config: MethodConfig, model: PreTrainedModel, budget: int) -> tuple[MethodConfig, int]:
-    """One method at the size nearest to a budget, and what it trains; unchanged where nothing sizes it.
+def fitted(config: MethodConfig, model: PreTrainedModel, budget: int) -> tuple[MethodConfig, int, str]:
+    """One method at the size nearest to a budget, what it trains, and the setting that sizes it.
+
+    A method that nothing sizes stays as it is, and the setting is empty.
 
     Raises:
         UserError: The method does not fit the model.
     """
     size = size_of(config, model, budget)
     chosen = size.at(size.nearest(budget)) if size is not None else config
-    return chosen, parameters_of(chosen, model)
+    return chosen, parameters_of(chosen, model), size.setting if size is not None else ""
 
 
 def _sized(config: MethodConfig, model: PreTrainedModel, budget: int) -> Size:
