@@ -14,7 +14,7 @@ seed and by row, and tested with t = dbar / sqrt(u + v). With one seed v is unkn
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,9 @@ def estimate(runs: Sequence[Scored], metric: str, weights_RN: Floats, against: S
     if against:
         seeds = seeds - np.array([float(measure(run, whole)[0]) for run in against])
         draws = draws - np.mean([measure(run, weights_RN) for run in against], axis=0)
-    return combined(seeds, float(draws.var(ddof=1)), weights_RN.shape[1])
+    found = combined(seeds, float(draws.var(ddof=1)), weights_RN.shape[1])
+    least, most = ((-1.0, 1.0) if against else (0.0, 1.0)) if METRICS[metric][1] else (-np.inf, np.inf)
+    return replace(found, low=max(found.low, least), high=min(found.high, most))  # a share stays a share
 
 
 def combined(seeds: Floats, rows_variance: float, rows: int) -> Estimate:

@@ -17,7 +17,7 @@ from burnish.core.errors import UserError
 STARTS = ("init", "init_weights", "initialization", "init_text", "init_data")
 """Settings that say what values new parameters start with. They change no shape, and some need the model's weights."""
 
-PREFERRED = ("rank", "init_rank", "width", "bottleneck", "length", "tokens", "virtual_tokens")
+PREFERRED = ("rank", "init_rank", "width", "bottleneck", "length", "num_virtual_tokens")
 """Settings that are tried first for what sizes a method; then every other whole number."""
 
 
