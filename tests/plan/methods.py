@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from burnish.adapters.base import METHODS, Adapter, Method, MethodConfig, Parts, Placed
-from burnish.models.anatomy import Site, layers, sites
+from burnish.models.anatomy import Site, layers, select, sites
 
 
 class WidthConfig(MethodConfig):
@@ -31,6 +31,16 @@ class LengthConfig(MethodConfig):
     method: Literal["test-length"] = "test-length"
     length: int = Field(8, ge=1, le=20)
     """P: P D parameters."""
+
+
+class RankConfig(MethodConfig):
+    """LoRA's shapes with other ranks at some sites."""
+
+    method: Literal["test-rank"] = "test-rank"
+    rank: int = Field(4, ge=1)
+    """R at every site."""
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    """Other ranks, in the language of targets."""
 
 
 class New(Adapter):
@@ -56,10 +66,21 @@ def _length(model: PreTrainedModel, config: LengthConfig, seed: int) -> Parts:
     return Parts(placed=(Placed(site, New((config.length, model.config.hidden_size), device=model.device)),))
 
 
+def _rank(model: PreTrainedModel, config: RankConfig, seed: int) -> Parts:
+    ranks = {s.name: rank for key, rank in reversed(config.rank_pattern.items()) for s in select(model, key)}
+    placed = []
+    for site in select(model, "all-linear"):
+        rank = ranks.get(site.name, config.rank)
+        shapes = (rank, site.host.in_features), (site.host.out_features, rank)
+        placed.append(Placed(site, New(*shapes, device=model.device)))
+    return Parts(placed=tuple(placed))
+
+
 @contextmanager
 def registered() -> Iterator[None]:
     """Both methods in the table, as long as the context lasts."""
     made = {
+        "test-rank": Method("test-rank", RankConfig, _rank, 1e-3, "a test"),
         "test-width": Method("test-width", WidthConfig, _width, 1e-3, "a test"),
         "test-length": Method("test-length", LengthConfig, _length, 1e-3, "a test"),
     }

@@ -19,7 +19,7 @@ from burnish.models.load import load
 from burnish.models.shapes import shapes_of
 from burnish.plan.budget import TOLERANCE, divide, fitted, reachable, read_budget, read_shares
 from burnish.plan.sizes import Size, parameters_of, size_of
-from tests.plan.methods import LengthConfig, WidthConfig, registered
+from tests.plan.methods import LengthConfig, RankConfig, WidthConfig, registered
 from tests.support.recipes import save_tiny
 from tests.support.tiny import MODELS
 
@@ -94,6 +94,20 @@ def test_one_method_alone_gets_the_nearest_and_is_told_so(model: PreTrainedModel
     assert divide(model, [LoraConfig()], {"lora": 1.0}, 5_440).hit
 
 
+def test_ranks_of_some_sites_fill_what_one_rank_for_all_leaves(model: PreTrainedModel) -> None:
+    """5,000 = 4 * 1,088 + 648: a layer's 544 go to the last layer, and of the 104 left a 32 x 64 matrix takes 96."""
+    plan = divide(model, [RankConfig()], {"test-rank": 1.0}, 5_000)
+    config = plan.lines[0].config
+    assert isinstance(config, RankConfig)
+    assert plan.total == 4 * PER_RANK + 544 + 96 == parameters_of(config, model) and plan.hit and plan.lines[0].partly
+    assert config.rank == 4 and config.rank_pattern == {
+        r"re:^model\.layers\.(1)\.": 5,
+        "model.layers.0.mlp.gate_proj": 5,
+    }
+    assert plan.lines[0].size == "rank 4, 5 in part"
+    assert not divide(model, [RankConfig()], {"test-rank": 1.0}, 5_440).lines[0].partly
+
+
 def test_what_a_method_cannot_take_goes_to_the_others(model: PreTrainedModel) -> None:
     """20 tokens take 640 numbers; of 20,000 divided in halves the width gets 19,360: 148 or 149 of 130, and 64."""
     plan = divide(model, [WidthConfig(), LengthConfig()], {"test-width": 50.0, "test-length": 50.0}, 20_000)
@@ -152,8 +166,8 @@ def test_a_method_without_a_size_is_refused_with_what_it_trains(model: PreTraine
 
 def test_fitting_one_method_keeps_its_other_settings(model: PreTrainedModel) -> None:
     """Queries of two layers cost 128 a rank: 1,000 is nearest to rank 8; full tuning stays as it is."""
-    config, parameters, setting = fitted(LoraConfig(targets="q_proj", dropout=0.1), model, 1_000)
-    assert config == LoraConfig(targets="q_proj", dropout=0.1, rank=8) and (parameters, setting) == (1_024, "rank")
+    config, parameters, size = fitted(LoraConfig(targets="q_proj", dropout=0.1), model, 1_000)
+    assert config == LoraConfig(targets="q_proj", dropout=0.1, rank=8) and (parameters, size) == (1_024, "rank 8")
     assert fitted(FullConfig(), model, 1_000)[0] == FullConfig()
 
 

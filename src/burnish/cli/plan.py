@@ -122,9 +122,8 @@ def show(plan: Plan, config: RunConfig, console: Console) -> None:
     table.add_column("wanted", justify="right", style="dim")
     for line in plan.lines:
         share = f"{line.parameters / plan.total:.1%}"
-        setting = f"{line.setting} {line.value:,}"
         table.add_row(
-            line.config.method, f"{line.sites:,}", setting, f"{line.parameters:,}", share, f"{line.wanted:.1%}"
+            line.config.method, f"{line.sites:,}", line.size, f"{line.parameters:,}", share, f"{line.wanted:.1%}"
         )
     if len(plan.lines) > 1:
         table.add_row("together", "", "", f"{plan.total:,}", "100.0%", "", style="bold")

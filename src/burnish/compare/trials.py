@@ -128,15 +128,15 @@ def _within(config: RunConfig, budget: int) -> tuple[Any, str]:
     given: Any = config.adapter
     if isinstance(given, (list, tuple)) and len(given) > 1:
         plan = divide(model, list(given), default_shares([one.method for one in given]), budget)
-        return plan.adapter(), ", ".join(f"{line.config.method} {line.setting} {line.value}" for line in plan.lines)
+        return plan.adapter(), ", ".join(f"{line.config.method} {line.size}" for line in plan.lines)
     one = given[0] if isinstance(given, (list, tuple)) else given
-    chosen, parameters, setting = fitted(one, model, budget)
+    chosen, parameters, size = fitted(one, model, budget)
     values = {"method": chosen.method, **chosen.model_dump(mode="json", exclude_unset=True)}
-    if not setting:
+    if not size:
         return values, f"{parameters:,} whatever the budget"
     off = parameters / budget - 1
     nearest = f", the nearest ({off:+.0%})" if abs(off) > TOLERANCE else ""
-    return values, f"{setting} {getattr(chosen, setting)}{nearest}"
+    return values, f"{size}{nearest}"
 
 
 def _trial(wanted: Wanted, variant: Variant, values: dict[str, Any], number: int) -> Trial:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from burnish.adapters.base import METHODS, MethodConfig
 from burnish.core.errors import UserError
+from burnish.plan.remainder import with_remainder
 from burnish.plan.sizes import Size, count, parameters_of, parts_of, size_of
 
 TOLERANCE = 0.02
@@ -40,6 +41,7 @@ class Line:
         sites: Where it acts.
         wanted: Share of the budget that it was to get.
         limited: Whether the method takes no more on this model.
+        partly: Whether some of its sites have one more, so that the budget is met.
     """
 
     config: MethodConfig
@@ -48,11 +50,17 @@ class Line:
     sites: int
     wanted: float
     limited: bool = False
+    partly: bool = False
 
     @property
     def value(self) -> int:
         """The size that was chosen."""
         return int(getattr(self.config, self.setting))
+
+    @property
+    def size(self) -> str:
+        """Setting and value as people say it."""
+        return f"{self.setting} {self.value:,}" + (f", {self.value + 1:,} in part" if self.partly else "")
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,7 @@ class Plan:
                     "share": line.parameters / self.total,
                     "wanted_share": line.wanted,
                     "limited": line.limited,
+                    "partly_one_more": line.partly,
                 }
                 for line in self.lines
             ],
@@ -199,21 +208,47 @@ def divide(model: PreTrainedModel, configs: Sequence[MethodConfig], shares: Mapp
         )
     values = _best(sizes, wanted, budget)
     lines = tuple(_line(size, value, share, model) for size, value, share in zip(sizes, values, wanted, strict=True))
-    plan = Plan(budget, sum(p.numel() for p in model.parameters()), lines)
+    plan = _refined(Plan(budget, sum(p.numel() for p in model.parameters()), lines), sizes, model)
     return replace(plan, notes=tuple(_notes(plan, sizes)))
 
 
-def fitted(config: MethodConfig, model: PreTrainedModel, budget: int) -> tuple[MethodConfig, int, str]:
-    """One method at the size nearest to a budget, what it trains, and the setting that sizes it.
+def _refined(plan: Plan, sizes: Sequence[Size], model: PreTrainedModel) -> Plan:
+    """A plan that misses its budget, with one rank more at some sites where a method can have that."""
+    for i, size in enumerate(sizes):
+        if plan.hit:
+            break
+        line = plan.lines[i]
+        found = with_remainder(size, plan.budget - (plan.total - line.parameters), model)
+        if found is not None and abs(plan.total - line.parameters + found[1] - plan.budget) < abs(
+            plan.total - plan.budget
+        ):
+            changed = replace(
+                line, config=found[0], parameters=found[1], partly=found[0] != size.at(_value(found[0], size))
+            )
+            plan = replace(plan, lines=(*plan.lines[:i], changed, *plan.lines[i + 1 :]))
+    return plan
 
-    A method that nothing sizes stays as it is, and the setting is empty.
+
+def _value(config: MethodConfig, size: Size) -> int:
+    return int(getattr(config, size.setting))
+
+
+def fitted(config: MethodConfig, model: PreTrainedModel, budget: int) -> tuple[MethodConfig, int, str]:
+    """One method at the size nearest to a budget, what it trains, and its size in words.
+
+    A method that nothing sizes stays as it is, and the words are empty.
 
     Raises:
         UserError: The method does not fit the model.
     """
-    size = size_of(config, model, budget)
-    chosen = size.at(size.nearest(budget)) if size is not None else config
-    return chosen, parameters_of(chosen, model), size.setting if size is not None else ""
+    if size_of(config, model, budget) is None:
+        return config, parameters_of(config, model), ""
+    try:
+        line = divide(model, [config], {config.method: 1.0}, budget).lines[0]
+    except UserError:  # the smallest size is above the budget, and is the nearest
+        size = _sized(config, model, budget)
+        return size.at(size.least), size.cost(size.least), f"{size.setting} {size.least}"
+    return line.config, line.parameters, line.size
 
 
 def _sized(config: MethodConfig, model: PreTrainedModel, budget: int) -> Size:
