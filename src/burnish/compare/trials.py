@@ -16,6 +16,11 @@ from burnish.plan.budget import TOLERANCE, default_shares, divide, fitted
 from burnish.train.config import RunConfig
 
 
+LONGEST = 100
+"""Most virtual tokens of a method that is sized alone: Lester et al. (2021, arXiv:2104.08691, section 3.2) found marginal
+gains beyond 20 and a slight harm beyond 100, and every one makes every row longer."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One run.
@@ -130,7 +135,7 @@ def _within(config: RunConfig, budget: int) -> tuple[Any, str]:
         plan = divide(model, list(given), default_shares([one.method for one in given]), budget)
         return plan.adapter(), ", ".join(f"{line.config.method} {line.size}" for line in plan.lines)
     one = given[0] if isinstance(given, (list, tuple)) else given
-    chosen, parameters, size = fitted(one, model, budget)
+    chosen, parameters, size = fitted(one, model, budget, LONGEST)
     values = {"method": chosen.method, **chosen.model_dump(mode="json", exclude_unset=True)}
     if not size:
         return values, f"{parameters:,} whatever the budget"

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from burnish.adapters.base import METHODS, MethodConfig
 from burnish.core.errors import UserError
 from burnish.plan.remainder import with_remainder
-from burnish.plan.sizes import Size, count, parameters_of, parts_of, size_of
+from burnish.plan.sizes import IN_ROWS, Size, count, parameters_of, parts_of, size_of
 
 TOLERANCE = 0.02
 """Share of the budget by which a plan may miss it."""
@@ -22,7 +22,6 @@ TOLERANCE = 0.02
 SHARES = {"lora": 60.0, "bottleneck": 30.0, "prompt": 10.0}
 """The division by default: most to what changes every matrix, least to what is read before the first layer."""
 
-PROMPTS = ("prompt", "p-tuning", "ptuning", "prefix")
 LONG_PROMPT = 64
 """Virtual tokens from which on a plan says what they cost."""
 
@@ -178,7 +177,13 @@ def default_shares(methods: Sequence[str]) -> dict[str, float]:
     return {name: SHARES.get(name, 100.0 / len(methods)) for name in methods}
 
 
-def divide(model: PreTrainedModel, configs: Sequence[MethodConfig], shares: Mapping[str, float], budget: int) -> Plan:
+def divide(
+    model: PreTrainedModel,
+    configs: Sequence[MethodConfig],
+    shares: Mapping[str, float],
+    budget: int,
+    longest: int | None = None,
+) -> Plan:
     """Choose the sizes of methods so that together they train as many parameters as the budget allows.
 
     Each method first gets the size nearest to its share; then the sizes around these are tried together, the method
@@ -191,11 +196,12 @@ def divide(model: PreTrainedModel, configs: Sequence[MethodConfig], shares: Mapp
         configs: One configuration for each method; their other settings stay as they are.
         shares: By method name, in any unit.
         budget: Parameters in total.
+        longest: Most virtual tokens; by default a quarter of the model's positions.
 
     Raises:
         UserError: A method has nothing that sizes it, or the budget is below the smallest possible sizes.
     """
-    sizes = [_sized(config, model, budget) for config in configs]
+    sizes = [_sized(config, model, budget, longest) for config in configs]
     total = sum(shares[s.method] for s in sizes)
     wanted = [shares[s.method] / total for s in sizes]
     least = sum(s.cost(s.least) for s in sizes)
@@ -233,7 +239,9 @@ def _value(config: MethodConfig, size: Size) -> int:
     return int(getattr(config, size.setting))
 
 
-def fitted(config: MethodConfig, model: PreTrainedModel, budget: int) -> tuple[MethodConfig, int, str]:
+def fitted(
+    config: MethodConfig, model: PreTrainedModel, budget: int, longest: int | None = None
+) -> tuple[MethodConfig, int, str]:
     """One method at the size nearest to a budget, what it trains, and its size in words.
 
     A method that nothing sizes stays as it is, and the words are empty.
@@ -244,15 +252,15 @@ def fitted(config: MethodConfig, model: PreTrainedModel, budget: int) -> tuple[M
     if size_of(config, model, budget) is None:
         return config, parameters_of(config, model), ""
     try:
-        line = divide(model, [config], {config.method: 1.0}, budget).lines[0]
+        line = divide(model, [config], {config.method: 1.0}, budget, longest).lines[0]
     except UserError:  # the smallest size is above the budget, and is the nearest
         size = _sized(config, model, budget)
         return size.at(size.least), size.cost(size.least), f"{size.setting} {size.least}"
     return line.config, line.parameters, line.size
 
 
-def _sized(config: MethodConfig, model: PreTrainedModel, budget: int) -> Size:
-    size = size_of(config, model, budget)
+def _sized(config: MethodConfig, model: PreTrainedModel, budget: int, longest: int | None = None) -> Size:
+    size = size_of(config, model, budget, longest)
     if size is None:
         own = parameters_of(config, model)
         raise UserError(
@@ -323,7 +331,7 @@ def _notes(plan: Plan, sizes: Sequence[Size]) -> list[str]:
     for line, size in zip(plan.lines, sizes, strict=True):
         if line.limited:
             notes.append(f"`{line.config.method}` takes no more than {size.setting} {size.most} on this model")
-        if line.config.method in PROMPTS and line.value > LONG_PROMPT:
+        if size.setting == IN_ROWS and line.value > LONG_PROMPT:
             notes.append(
                 f"{line.value} virtual tokens stand before every row and cost time there; "
                 "a smaller share for them makes training and inference faster"

@@ -13,12 +13,19 @@ from transformers import PreTrainedModel
 
 from burnish.adapters.base import METHODS, MethodConfig, Parts
 from burnish.core.errors import UserError
+from burnish.models.forward import positions_of
 
 STARTS = ("init", "init_weights", "initialization", "init_text", "init_data")
 """Settings that say what values new parameters start with. They change no shape, and some need the model's weights."""
 
 PREFERRED = ("rank", "init_rank", "width", "bottleneck", "length", "num_virtual_tokens")
 """Settings that are tried first for what sizes a method; then every other whole number."""
+
+IN_ROWS = "num_virtual_tokens"
+"""The setting of methods that lengthen every row: a quarter of the model's positions is the most they get."""
+
+COMPANIONS = {"rank": "target_rank"}
+"""Settings that a recipe leaves to their default keep its proportion to another: the rank that is left in the end."""
 
 
 def parts_of(config: MethodConfig, model: PreTrainedModel) -> Parts:
@@ -103,7 +110,7 @@ class Size:
         return changed
 
 
-def size_of(config: MethodConfig, model: PreTrainedModel, budget: int) -> Size | None:
+def size_of(config: MethodConfig, model: PreTrainedModel, budget: int, longest: int | None = None) -> Size | None:
     """What sizes a method on this model, found by building it; None where no single setting does.
 
     Two sizes give the slope, a third one holds it to be a straight line. Up to the budget, ``most`` is found by
@@ -113,6 +120,7 @@ def size_of(config: MethodConfig, model: PreTrainedModel, budget: int) -> Size |
         config: The method's configuration.
         model: The model; its shapes are enough.
         budget: No size that costs more is of interest.
+        longest: Most virtual tokens of methods that lengthen every row, where the model has positions for more.
 
     Raises:
         UserError: The method fits this model at no size.
@@ -120,7 +128,7 @@ def size_of(config: MethodConfig, model: PreTrainedModel, budget: int) -> Size |
     first: UserError | None = None
     for name in _whole_numbers(type(config)):
         try:
-            found = _measured(config, name, model, budget)
+            found = _measured(config, name, model, budget, longest)
         except UserError as error:
             first = first or error
             continue
@@ -131,7 +139,7 @@ def size_of(config: MethodConfig, model: PreTrainedModel, budget: int) -> Size |
     return None
 
 
-def _measured(config: MethodConfig, name: str, model: PreTrainedModel, budget: int) -> Size | None:
+def _measured(config: MethodConfig, name: str, model: PreTrainedModel, budget: int, longest: int | None) -> Size | None:
     least = next((v for v in (1, 2, 4, 8) if with_value(config, name, v) is not None), None)
     if least is None:
         return None
@@ -144,7 +152,8 @@ def _measured(config: MethodConfig, name: str, model: PreTrainedModel, budget: i
     each = (costs[1] - costs[0]) // least
     fixed = costs[0] - each * least
     wanted = max(least, -((fixed - budget) // each))  # the first value that costs the budget or more
-    most = _most(config, name, model, least, wanted)
+    allowed = min(wanted, _room(model, longest)) if name == IN_ROWS else wanted
+    most = _most(config, name, model, least, max(least, allowed))
     return Size(config, name, fixed, each, least, most, capped=most < wanted)
 
 
@@ -159,6 +168,13 @@ def _most(config: MethodConfig, name: str, model: PreTrainedModel, taken: int, w
     return taken
 
 
+def _room(model: PreTrainedModel, longest: int | None) -> int:
+    """Virtual tokens that leave the rows most of the model's positions."""
+    positions = positions_of(model.config)
+    limits = [n for n in (longest, positions // 4 if positions else None) if n is not None]
+    return min(limits, default=1 << 30)
+
+
 def _fits(config: MethodConfig, name: str, value: int, model: PreTrainedModel) -> bool:
     changed = with_value(config, name, value)
     try:
@@ -168,9 +184,13 @@ def _fits(config: MethodConfig, name: str, value: int, model: PreTrainedModel) -
 
 
 def with_value(config: MethodConfig, name: str, value: Any) -> MethodConfig | None:
-    """The configuration with one setting changed; None where it refuses the value."""
+    """The configuration with one setting changed, and its companion with it; None where it refuses the value."""
+    fields, companion = type(config).model_fields, COMPANIONS.get(name, "")
+    values = {**config.model_dump(exclude_unset=True), name: value}
+    if companion in fields and companion not in values:
+        values[companion] = max(1, value * fields[companion].default // fields[name].default)
     try:
-        return type(config).model_validate({**config.model_dump(exclude_unset=True), name: value})
+        return type(config).model_validate(values)
     except (ValidationError, UserError):
         return None
 
