@@ -15,10 +15,9 @@ from burnish.models.shapes import shapes_of
 from burnish.plan.budget import TOLERANCE, default_shares, divide, fitted
 from burnish.train.config import RunConfig
 
-
 LONGEST = 100
-"""Most virtual tokens of a method that is sized alone: Lester et al. (2021, arXiv:2104.08691, section 3.2) found marginal
-gains beyond 20 and a slight harm beyond 100, and every one makes every row longer."""
+"""Most virtual tokens of a method that is sized alone: Lester et al. (2021, arXiv:2104.08691, section 3.2) found
+marginal gains beyond 20 and a slight harm beyond 100, and every one makes every row longer."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def _within(config: RunConfig, budget: int) -> tuple[Any, str]:
     chosen, parameters, size = fitted(one, model, budget, LONGEST)
     values = {"method": chosen.method, **chosen.model_dump(mode="json", exclude_unset=True)}
     if not size:
-        return values, f"{parameters:,} whatever the budget"
+        return values, "no size of its own"
     off = parameters / budget - 1
     nearest = f", the nearest ({off:+.0%})" if abs(off) > TOLERANCE else ""
     return values, f"{size}{nearest}"
