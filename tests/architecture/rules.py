@@ -15,7 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models", "data"),
     ("adapters", "objectives", "regularizers", "rollouts", "optim", "evaluate", "checkpoint", "diagnose"),
     ("train", "plan", "compose"),
-    ("recipes", "report", "studio", "benchmarks"),
+    ("recipes", "report", "studio", "benchmarks", "compare"),
     ("api",),
     ("cli",),
 )

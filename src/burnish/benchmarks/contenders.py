@@ -154,9 +154,29 @@ _CLASSES = (
     ),
 )
 
+_METHOD = (
+    OURS,
+    Contender(
+        "peft-tuned",
+        "PEFT in a plain loop, best tuned (bf16, 2 x 4 by length, eager, warm allocator)",
+        "peft_loop.py",
+        BEST,
+        ("transformers", "peft"),
+        warm=True,
+    ),
+    Contender(
+        "peft",
+        "PEFT in a plain loop, fp32, batch 8",
+        "peft_loop.py",
+        needs=("transformers", "peft"),
+        slow=True,
+    ),
+)
+
 CONTENDERS: dict[tuple[str, str], tuple[Contender, ...]] = {
     ("completion", "lora"): _LORA,
     ("completion", "full"): _FULL,
+    ("completion", "method"): _METHOD,
     ("classification", "lora"): _CLASSES,
     ("classification", "full"): _CLASSES,
 }

@@ -22,7 +22,11 @@ def command(
         ),
     ] = None,
     job: Annotated[
-        str, typer.Option(help="`lora`, `lora-adapterhub`, `full`, `classify-lora` or `classify-full`.")
+        str,
+        typer.Option(
+            help="`lora`, `lora-adapterhub`, `full`, `classify-lora`, `classify-full`; `method-NAME` for one method "
+            "beside the same one of PEFT; or `methods` for all of these in turn."
+        ),
     ] = "lora",
     peers: Annotated[
         list[str] | None,
@@ -49,27 +53,28 @@ def command(
 
     from rich.console import Console
 
+    from burnish.benchmarks.jobs import GROUPS
     from burnish.benchmarks.runner import Plan, choose, measure
     from burnish.cli.turns import WIDE, print_table, turns_display
     from burnish.core.files import finite
 
-    chosen, contenders = choose(job, only or ())
-    plan = Plan(
-        chosen,
-        contenders,
-        rounds=rounds,
-        slow_rounds=min(slow_rounds, rounds),
-        peers=tuple(peers or ()),
-        data=data,
-        rows=rows or chosen.rows,
-        held_out=held_out or chosen.held_out,
-        timeout=timeout,
-    )
-    with turns_display(Console(stderr=True)) as listener:
-        measured = measure(plan, output, listener)
-    if json:
-        typer.echo(encoder.dumps(finite(measured.to_json()), ensure_ascii=False))
-    else:
+    for chosen, contenders in [choose(name, only or ()) for name in GROUPS.get(job, (job,))]:
+        plan = Plan(
+            chosen,
+            contenders,
+            rounds=rounds,
+            slow_rounds=min(slow_rounds, rounds),
+            peers=tuple(peers or ()),
+            data=data,
+            rows=rows or chosen.rows,
+            held_out=held_out or chosen.held_out,
+            timeout=timeout,
+        )
+        with turns_display(Console(stderr=True)) as listener:
+            measured = measure(plan, output, listener)
+        if json:
+            typer.echo(encoder.dumps(finite(measured.to_json()), ensure_ascii=False))
+            continue
         console = Console()
         print_table(measured, console if console.is_terminal else Console(width=WIDE))
         typer.echo(f"\nresults     {output / chosen.name}.json\ndrawing     {output / chosen.name}.svg")

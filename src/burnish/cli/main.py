@@ -12,11 +12,13 @@ from burnish.cli import (
     bench,
     chat,
     classify,
+    compare_methods,
     doctor,
     evaluate,
     generate,
     inspect,
     merge,
+    plan,
     replay_batch,
     report,
     resume,
@@ -49,6 +51,8 @@ app = typer.Typer(
 )
 COMMANDS = (
     run,
+    plan,
+    compare_methods,
     inspect,
     evaluate,
     generate,

@@ -41,7 +41,7 @@ def recipe(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
             "duplicates": "keep",
             "on_leak": "warn",
         },
-        "adapter": lora if job["method"] == "lora" else {"method": "full"},
+        "adapter": job.get("adapter") or (lora if job["method"] == "lora" else {"method": "full"}),
         "train": {
             "num_epochs": job["epochs"],
             "batch_size": job["batch_size"],
@@ -76,7 +76,7 @@ def recount(watch: Watch, job: Job) -> None:
 def next_tokens(setup: Setup) -> Logits:
     """Logits of the model as it is, from ids [1, T] to [1, T, V]."""
     model: Any = setup.loaded.model
-    return lambda ids: model(input_ids=ids).logits
+    return lambda ids: model(input_ids=ids).logits[:, -ids.shape[1] :]  # virtual tokens stand before the row
 
 
 def run(values: dict[str, Any], folder: Path, score: Measure, logits: Callable[[Setup], Logits] = next_tokens) -> None:

@@ -1,0 +1,1 @@
+"""Predictions and recommendations, made before a weight is loaded."""
