@@ -25,7 +25,7 @@ class Batch(TypedDict, total=False):
     decoder_input_ids: Tensor  # [B, U] encoder-decoder only
     decoder_attention_mask: Tensor  # [B, U] encoder-decoder only
     token_type_ids: Tensor  # [B, T] 1 in the second text of a pair; absent where every token is of the first
-    labels: Tensor  # [B, T] ([B, U] for an encoder-decoder), -100 ignored; [B] class ids of a classification
+    labels: Tensor  # [B, T] ([B, U] for an encoder-decoder), -100 ignored; [B] class ids; [B, W] numbers of a head
     weights: Tensor  # [B, T] or [B]
     row_ids: tuple[int, ...]  # which rows of the table are in here, for messages and logs
 
@@ -71,7 +71,7 @@ class Context(Protocol):
         ...
 
     def class_logits(self, batch: Batch) -> Tensor:
-        """Logits of the classes of every row, [B, K] in fp32."""
+        """Logits of the classes of every row, [B, K], or of every token, [B, T, K], in fp32."""
         ...
 
 

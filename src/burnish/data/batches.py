@@ -197,7 +197,7 @@ def collate(
         ValueError: An encoder-decoder's table without ``decoder_start_id``, or in the packed layout.
     """
     numbers = tuple(int(r) for r in rows)
-    if table.is_labelled:
+    if table.has_head:
         return collate_labelled(table, numbers, packed=layout == "packed", pad_id=pad_id)
     if table.is_seq2seq:
         if layout == "packed" or decoder_start_id is None:

@@ -65,7 +65,7 @@ def _score(config: RunConfig, loaded: Loaded, prepared: Prepared, split: str, ro
     result = evaluate(_view(config, loaded), rows, config.evaluate, prepared.renderer)
     if rows_file:
         write_atomic(rows_file, jsonl(predictions(rows, model=result)))
-    return {"split": split, "rows": len(rows.table), "model": result.to_json()}
+    return {"split": split, "rows": rows.questions, "model": result.to_json()}
 
 
 def _view(config: RunConfig, loaded: Loaded) -> View:

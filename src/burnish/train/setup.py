@@ -26,7 +26,7 @@ from burnish.models.fuse import fuse
 from burnish.models.head import head_of
 from burnish.models.load import Loaded, pad_id
 from burnish.models.recompute import checkpoint_activations
-from burnish.objectives.config import ClassificationTask
+from burnish.objectives.config import TextTask
 from burnish.objectives.context import ModelContext
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
@@ -34,10 +34,11 @@ from burnish.optim.schedule import learning_rate_at
 from burnish.train.config import RunConfig
 from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
+from burnish.train.heads import choose_pooling
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
 from burnish.train.precision import Precision, choose_precision
-from burnish.train.tasks import choose_pooling, load_new, read_data, task_of
+from burnish.train.tasks import load_new, read_data, task_of
 from burnish.train.updates import Updates
 
 EVALUATIONS = 10
@@ -85,7 +86,7 @@ class Setup:
     def rate_scales(self) -> dict[str, float]:
         """Factors on the learning rate by parameter name: those of the methods, and the head's own."""
         scales, task = self.attached.rate_scales(), self.config.task
-        if self.loaded.classifier is not None and isinstance(task, ClassificationTask):
+        if self.loaded.classifier is not None and not isinstance(task, TextTask):
             scales |= {name: task.head_rate_scale for name, _ in self.loaded.classifier.named()}
         return scales
 
@@ -323,18 +324,22 @@ def settings(setup: Setup) -> list[Finding]:
 def head_settings(setup: Setup) -> list[Finding]:
     """What was decided about a new head."""
     head, task = setup.loaded.classifier, setup.config.task
-    if head is None or not isinstance(task, ClassificationTask):
+    if head is None or isinstance(task, TextTask):
         return []
-    _, reason = choose_pooling(task.pooling, setup.loaded)
+    _, reason = choose_pooling(getattr(task, "pooling", "tokens"), setup.loaded)
     return [
         _note("task.pooling", f"the head reads `{head.pooling}` of the hidden states: {reason}", "task.pooling"),
         _note(
             "task.head",
-            f"the head of {len(head.labels)} classes is new, so before training it answers at chance; it is kept in "
+            f"the head of {_outputs(head.labels)} is new, so before training it answers at chance; it is kept in "
             f"fp32 and learns {task.head_rate_scale:g} times as fast as the rest, which is trained already",
             "task.head_rate_scale",
         ),
     ]
+
+
+def _outputs(labels: Sequence[str]) -> str:
+    return f"{len(labels)} classes" if len(labels) > 1 else "one number"
 
 
 def _note(code: str, what: str, where: str) -> Finding:
