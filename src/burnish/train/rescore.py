@@ -42,7 +42,7 @@ def score_target(
     """
     if config.classifies and run is None:
         raise UserError(
-            "this recipe's classification head is new: before training it answers at chance",
+            "this recipe's head is new: before training it answers at chance",
             where="task",
             fix="train it with `burnish run`, whose report scores it before and after; or name a run",
         )
