@@ -195,7 +195,9 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "classification": _say_class,
     "multi-label": lambda answer: f"{', '.join(answer['labels']) or '(none)'}\t{answer['text']}",
     "token-classification": _say_entities,
-    "extractive-qa": lambda answer: f"{answer['answer'] or '(no answer)'}\t{answer['probability']:.3f}\t{answer['text']}",
+    "extractive-qa": lambda answer: (
+        f"{answer['answer'] or '(no answer)'}\t{answer['probability']:.3f}\t{answer['text']}"
+    ),
     "regression": lambda answer: f"{answer['score']:.4g}\t{answer['text']}",
     "ranking": lambda answer: f"{answer['score']:+.4f}\t{answer['text']}",
 }
