@@ -88,8 +88,8 @@ def test_fuzzed_against_a_second_derivation() -> None:
 
 
 def test_threshold_by_hand_and_by_trying_all() -> None:
-    """Gaps -2, -1, 1, 3 with an answer at -2 (score 1), -1 (0.5), 3 (1), none at 1: answering up to -1 gives 1 + 0.5 + 1
-    of 4, up to 3 the same with the third lost and the fourth won; the lower is taken."""
+    """Gaps -2, -1, 1, 3 with an answer at -2 (score 1), -1 (0.5) and 3 (1), none at 1: answering up to -1 gives
+    1 + 0.5 + 1 of 4, up to 3 the same with the third lost and the fourth won; the lower is taken."""
     gaps, scores, given = (np.asarray(x, float) for x in ([-2, -1, 1, 3], [1, 0.5, 0, 1], [1, 1, 0, 1]))
     assert best_threshold(gaps, scores, given) == -1
     draw = np.random.default_rng(0)

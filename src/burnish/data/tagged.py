@@ -298,7 +298,9 @@ def _fits(example: Example, row: Rendered, renderer: TaggedRenderer) -> bool:
     for token, decides, label in zip(row.input_ids, row.trained, row.token_labels, strict=True):
         if decides and token not in special:
             piece = _plain(renderer.tokenizer.decode([token]))
-            if piece.isascii() and not any(w.startswith(piece) and renderer.labels[label] == t for w, t in words):
+            if label < 0 or (
+                piece.isascii() and not any(w.startswith(piece) and renderer.labels[label] == t for w, t in words)
+            ):
                 return False
     return True
 
