@@ -176,6 +176,8 @@ def as_transformers(loaded: Loaded) -> PreTrainedModel | None:
     try:
         with torch.device("meta"), quiet():
             theirs = cls(config)
+        if theirs.base_model_prefix != loaded.model.base_model_prefix:
+            return None  # AutoModel, and so Burnish, would not find the weights below another name
         name = next(n for n in form.heads if isinstance(getattr(theirs, n, None), nn.Linear))
         setattr(theirs, theirs.base_model_prefix, loaded.model)
         ours = _linear(head, loaded.model)
