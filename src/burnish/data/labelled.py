@@ -264,6 +264,19 @@ def class_findings(labels: Sequence[str], counts: Mapping[str, int], *, given: b
     return findings
 
 
+def absent_findings(splits: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Classes that training has and a held-out split lacks: nothing there measures them."""
+    train, found = splits["train"]["classes"], []
+    for name, split in splits.items():
+        absent = [label for label, count in split["classes"].items() if train[label] and not count]
+        if name != "train" and absent and any(split["classes"].values()):
+            what = f"no {name} row has the class {', '.join(f'`{label}`' for label in absent[:_SHOWN])}"
+            why = "Nothing there measures it, and a mean over classes leaves it out."
+            fix = "hold out more rows, or equal shares: `data.split.stratify`"
+            found.append(Finding("note", "data.class-not-held-out", what, f"data.{name}", why, fix))
+    return found
+
+
 def recheck_labelled(
     name: str, sample: Sequence[tuple[Example, Rendered]], renderer: LabelledRenderer
 ) -> list[Finding]:

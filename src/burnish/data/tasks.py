@@ -16,6 +16,7 @@ from burnish.data.formats import Plan, plan_source
 from burnish.data.labelled import (
     Classes,
     LabelledRenderer,
+    absent_findings,
     class_counts,
     class_findings,
     plan_labelled,
@@ -141,4 +142,5 @@ class ClassTask:
             splits[name]["classes"] = class_counts(labels, table.labels)
             for shown, number in zip(splits[name]["shown"], table.labels, strict=False):
                 shown["label"] = labels[number]
-        return class_findings(labels, splits["train"]["classes"], given=bool(self.classes.labels))
+        found = class_findings(labels, splits["train"]["classes"], given=bool(self.classes.labels))
+        return [*found, *absent_findings(splits)]
