@@ -21,7 +21,7 @@ from burnish.data.batches import collate
 from burnish.data.config import DataConfig, RenderConfig
 from burnish.data.example import Example
 from burnish.data.inspect import inspect_rows
-from burnish.data.labelled import Classes, LabelledRenderer, recheck_labelled
+from burnish.data.labelled import Classes, LabelledRenderer, absent_findings, recheck_labelled
 from burnish.data.prepare import Prepared, prepare
 from burnish.data.render import Rendered
 from burnish.data.streams import SPLITS, Opened
@@ -138,6 +138,18 @@ def test_given_classes_keep_their_order_and_one_without_rows_is_named(tmp_path: 
     found = prepared(tmp_path, labelled(), labels=("c", "b", "a", "never"))
     assert found.renderer.labels == ("c", "b", "a", "never")  # type: ignore[attr-defined]
     assert any(f.code == "data.class-without-rows" and "never" in f.what for f in found.findings)
+
+
+def test_a_class_that_a_split_lacks_is_said(tmp_path: Path) -> None:
+    """`c` is trained on and not validated; a split without rows is not spoken of, nor a class that nobody has."""
+    counts = {"train": {"a": 5, "b": 5, "c": 2, "d": 0}, "validation": {"a": 2, "b": 1, "c": 0, "d": 0}}
+    splits = {name: {"classes": one} for name, one in counts.items()} | {"test": {"classes": dict.fromkeys("abcd", 0)}}
+    (said,) = absent_findings(splits)
+    assert said.severity == "note" and said.where == "data.validation" and said.what.endswith("has the class `c`")
+    none = [{"text": f"good {i}", "label": "c" if i < 2 else "ab"[i % 2]} for i in range(60)]
+    found = prepared(tmp_path, none)
+    lacks = [n for n, k in found.summary["splits"]["validation"]["classes"].items() if not k]
+    assert bool(lacks) == any(f.code == "data.class-not-held-out" for f in found.findings)
 
 
 def test_columns_are_found_mapped_or_filled(tmp_path: Path) -> None:

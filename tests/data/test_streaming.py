@@ -114,7 +114,7 @@ def test_training_examples_are_not_held(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_is_kept_of_a_row_is_small() -> None:
     """Two hashes of 16 bytes, a file of 4, a line of 4, and a value's code of 4: 44 bytes; a label's code takes 4."""
     for labelled in (False, True):
-        book = KeyBook(10, "label", labelled=labelled)
+        book = KeyBook(10, "label", label=(lambda e: e.label) if labelled else None)
         book.add([Example(f"f:{i}", text=f"{i}", fields={"label": i}) for i in range(1, 9)])
         arrays = (book.rows, book.prompts, book.file, book.line, book.codes, book.label_codes)
         assert sum(a.itemsize * a[0].size for a in arrays if len(a)) == (48 if labelled else 44)

@@ -232,7 +232,7 @@ def test_a_refused_update_can_be_replayed(tmp_path: Path) -> None:
         ({"task": {"kind": "classification", "labels": ["a"]}}, "at least two"),
         ({"task": {"kind": "classification", "labels": [True, False]}}, "quote these labels"),
         ({"task": {"kind": "classification", "focal_gamma": 2.0, "label_smoothing": 0.1}}, "contradict"),
-        ({"task": {"kind": "ranking"}}, "ranking"),
+        ({"task": {"kind": "sorting"}}, "sorting"),
         ({"data": {"render": {"max_length": 500}}}, "128 positions"),
         ({"task": {"kind": "classification", "pooling": "pooler"}}, "no pooler"),
         ({"model": "t5"}, "encoder-decoder"),

@@ -1,4 +1,4 @@
-"""`burnish classify`: tell the class of texts with a run that has learnt to."""
+"""`burnish classify`: ask a run that has learnt classes, entities, answers in a context or scores."""
 
 from __future__ import annotations
 
@@ -17,15 +17,24 @@ def command(
     texts: Annotated[
         list[str] | None, typer.Argument(help="Texts; without any they are read from standard input, one a line.")
     ] = None,
-    pair: Annotated[str | None, typer.Option(help="Second text, for a classification of pairs.")] = None,
+    pair: Annotated[
+        str | None,
+        typer.Option(
+            "--pair", "--context", help="Second text of a pair, context of a question, or answer to a prompt."
+        ),
+    ] = None,
     task: Annotated[str | None, typer.Option(help="The task, for a model with parts of its own for several.")] = None,
     json: Json = False,
 ) -> int:
-    """Print the likeliest class of every text with its probability; with `--json` the probabilities of all classes."""
+    """Print what the model's head says of every text, with its probability; with `--json` all that it knows.
+
+    That is the likeliest class, all classes of a text, the entities in it with their places, the answer to a question
+    in its `--context`, or a score.
+    """
     import json as encoder
 
     from burnish.core.errors import UserError
-    from burnish.evaluate.classes import head_of, probabilities
+    from burnish.evaluate.predict import answer_texts, line_of
     from burnish.models.route import for_task
     from burnish.train.handover import open_model
 
@@ -33,12 +42,8 @@ def command(
     if not given:
         raise UserError("there is no text", fix='write one: burnish classify runs/sentiment-encoder "What a day!"')
     loaded = open_model(model)
-    labels = head_of(loaded).labels
     with for_task(loaded.model, task):
-        scores = probabilities(loaded, given, [pair] * len(given) if pair is not None else None)
-    for text, row in zip(given, scores, strict=True):
-        shares = {label: float(p) for label, p in zip(labels, row, strict=True)}
-        best = labels[int(row.argmax())]
-        line = encoder.dumps({"text": text, "label": best, "probabilities": shares}, ensure_ascii=False)
-        typer.echo(line if json else f"{best}\t{row.max():.3f}\t{text}")
+        answers = list(answer_texts(loaded, given, [pair] * len(given) if pair is not None else None))
+    for answer in answers:
+        typer.echo(encoder.dumps(answer, ensure_ascii=False) if json else line_of(loaded, answer))
     return 0

@@ -25,7 +25,7 @@ class Batch(TypedDict, total=False):
     decoder_input_ids: Tensor  # [B, U] encoder-decoder only
     decoder_attention_mask: Tensor  # [B, U] encoder-decoder only
     token_type_ids: Tensor  # [B, T] 1 in the second text of a pair; absent where every token is of the first
-    labels: Tensor  # [B, T] ([B, U] for an encoder-decoder), -100 ignored; [B] class ids of a classification
+    labels: Tensor  # [B, T] ([B, U] for an encoder-decoder), -100 ignored; [B] class ids; [B, W] numbers of a head
     weights: Tensor  # [B, T] or [B]
     tasks: tuple[str | None, ...]  # the task of each row, for parts of the model that belong to some tasks only
     adapters: tuple[str, ...]  # the adapter set of each row, empty for none; absent where all rows use the same
@@ -73,7 +73,7 @@ class Context(Protocol):
         ...
 
     def class_logits(self, batch: Batch) -> Tensor:
-        """Logits of the classes of every row, [B, K] in fp32."""
+        """Logits of the classes of every row, [B, K], or of every token, [B, T, K], in fp32."""
         ...
 
 

@@ -198,14 +198,16 @@ def collate(
     """
     batch = _collate(table, tuple(int(r) for r in rows), layout, pad_id, decoder_start_id)
     if tasks := table.tasks_of(rows):
-        batch["tasks"] = tasks
+        # of a ranking the second texts lie behind all first ones
+        count = len(batch["segment_lengths"]) if "segment_lengths" in batch else len(batch["input_ids"])
+        batch["tasks"] = tasks * (count // len(tasks))
     return batch
 
 
 def _collate(
     table: TokenTable, numbers: tuple[int, ...], layout: Layout, pad_id: int, decoder_start_id: int | None
 ) -> Batch:
-    if table.is_labelled:
+    if table.has_head:
         return collate_labelled(table, numbers, packed=layout == "packed", pad_id=pad_id)
     if table.is_seq2seq:
         if layout == "packed" or decoder_start_id is None:

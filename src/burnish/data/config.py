@@ -8,7 +8,21 @@ from pydantic import Field, field_validator, model_validator
 
 from burnish.core.config import Config
 
-FormatName = Literal["auto", "prompt_completion", "messages", "alpaca", "sharegpt", "text", "classification"]
+FormatName = Literal[
+    "auto",
+    "prompt_completion",
+    "messages",
+    "alpaca",
+    "sharegpt",
+    "question_answer",
+    "text",
+    "classification",
+    "token_classification",
+    "extractive_qa",
+    "multi_label",
+    "regression",
+    "ranking",
+]
 ChatMode = Literal["auto", "always", "never"]
 Amount = Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=0.0, lt=1.0)]
 

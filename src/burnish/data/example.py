@@ -20,7 +20,11 @@ class Example:
         completion: What is to be written; of a classification, the name of the class.
         text: Plain text that is learnt as a whole.
         fields: The columns of the row as they were read; held-out examples are kept without them.
-        pair: The second text of a classification of pairs; ``prompt`` is the first.
+        pair: The second text of a classification of pairs; ``prompt`` is the first. Of extractive question answering
+            the context, of a ranking the chosen text.
+        items: What a target of several parts is made of: the words of a tagged text, the answers to a question, the
+            classes of a text that has several.
+        marks: What stands beside each item: a word's tag, the place of an answer's first character.
         task: The task that its source names.
     """
 
@@ -32,6 +36,8 @@ class Example:
     text: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     pair: str | None = None
+    items: tuple[str, ...] = ()
+    marks: tuple[Any, ...] = ()
     task: str | None = None
 
     def placed(self, id: str, fields: dict[str, Any], task: str | None = None) -> Example:

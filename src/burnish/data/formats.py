@@ -157,9 +157,9 @@ def convert(
 
 def _refuse_half_characters(example: Example) -> None:
     """JSON can spell half of a character, such as `\\ud83d` without its partner; no tokenizer takes that."""
-    for name in ("prompt", "pair", "completion", "text", "messages", "tools"):
+    for name in ("prompt", "pair", "completion", "text", "messages", "tools", "items"):
         value = getattr(example, name)
-        if value is not None and not _encodes(value):
+        if value and not _encodes(value):
             found = "half of a character, such as `\\ud83d`"
             raise Fault(name, "whole characters", found, "write the character itself, or both halves")
 
@@ -235,7 +235,7 @@ def _detect(names: set[str], first: Mapping[str, Any], source: SourceConfig, col
             fix = "set `columns: {conversations: messages}` and `format: sharegpt`"
             raise UserError("the column `messages` holds turns with `from` and `value`", where=source.path, fix=fix)
         return "sharegpt", "there is a column `conversations`"
-    for name in ("alpaca", "prompt_completion", "text"):
+    for name in ("alpaca", "prompt_completion", "question_answer", "text"):
         needs = FORMATS[name].needs
         if names.issuperset(needs):
             noun = "columns" if len(needs) > 1 else "a column"
@@ -247,7 +247,7 @@ def _detect(names: set[str], first: Mapping[str, Any], source: SourceConfig, col
     )
 
 
-def _text_of(row: Mapping[str, Any], name: str) -> str:
+def text_of(row: Mapping[str, Any], name: str) -> str:
     if name not in row:
         raise Fault(name, "text", "no such column in this row")
     value = row[name]
@@ -258,10 +258,10 @@ def _text_of(row: Mapping[str, Any], name: str) -> str:
     return value or ""
 
 
-def _filled(row: Mapping[str, Any], template: Template | None, name: str) -> tuple[str, bool]:
+def filled(row: Mapping[str, Any], template: Template | None, name: str) -> tuple[str, bool]:
     """A column's or a template's text, and whether its columns hold anything at all."""
     if template is None:
-        text = _text_of(row, name)
+        text = text_of(row, name)
         return text, bool(text.strip())
     for column in template.columns:
         if column not in row:
@@ -273,19 +273,19 @@ def _filled(row: Mapping[str, Any], template: Template | None, name: str) -> tup
 
 
 def _prompt_completion(row: Mapping[str, Any], plan: Plan) -> Example | str:
-    prompt, asked = _filled(row, plan.prompt, "prompt")
-    completion, answered = _filled(row, plan.completion, "completion")
+    prompt, asked = filled(row, plan.prompt, "prompt")
+    completion, answered = filled(row, plan.completion, "completion")
     if not asked:
         return f"the prompt is empty (column {_named(plan.prompt, 'prompt', plan)})"
     if not answered:
         return f"there is no target: the completion is empty (column {_named(plan.completion, 'completion', plan)})"
-    return _answered(prompt, completion, plan.system, plan)
+    return with_answer(prompt, completion, plan.system, plan)
 
 
 def _classified(row: Mapping[str, Any], plan: Plan) -> Example | str:
-    text, told = _filled(row, plan.prompt, "text")
-    label, known = _filled(row, plan.completion, "label")
-    pair = _text_of(row, "text_pair") if "text_pair" in row else None
+    text, told = filled(row, plan.prompt, "text")
+    label, known = filled(row, plan.completion, "label")
+    pair = text_of(row, "text_pair") if "text_pair" in row else None
     if not told:
         return f"the text is empty (column {_named(plan.prompt, 'text', plan)})"
     if not known:
@@ -298,7 +298,7 @@ def _named(template: Template | None, name: str, plan: Plan) -> str:
     return ", ".join(f"`{c}`" for c in columns)
 
 
-def _answered(prompt: str, completion: str, system: str | None, plan: Plan) -> Example:
+def with_answer(prompt: str, completion: str, system: str | None, plan: Plan) -> Example:
     if not plan.chat:
         return Example("", prompt=prompt, completion=completion)
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
@@ -306,9 +306,9 @@ def _answered(prompt: str, completion: str, system: str | None, plan: Plan) -> E
 
 
 def _alpaca(row: Mapping[str, Any], plan: Plan) -> Example | str:
-    instruction, output = _text_of(row, "instruction"), _text_of(row, "output")
-    given = _text_of(row, "input") if "input" in row else ""
-    system = _text_of(row, "system") if "system" in row else ""
+    instruction, output = text_of(row, "instruction"), text_of(row, "output")
+    given = text_of(row, "input") if "input" in row else ""
+    system = text_of(row, "system") if "system" in row else ""
     if not instruction.strip() and not given.strip():
         return "the prompt is empty (column `instruction`)"
     if not output.strip():
@@ -320,7 +320,7 @@ def _alpaca(row: Mapping[str, Any], plan: Plan) -> Example | str:
         )
     if not plan.chat:
         prompt = (_ALPACA_INPUT if given.strip() else _ALPACA).format(instruction=instruction, input=given)
-        return _answered(prompt, output, None, plan)
+        return with_answer(prompt, output, None, plan)
     ask = f"{instruction}\n\n{given}" if instruction.strip() and given.strip() else instruction or given
     turns = [*_history(row.get("history")), {"role": "user", "content": ask}, {"role": "assistant", "content": output}]
     return Example("", messages=tuple(_with_system(turns, system or plan.system)))
@@ -350,7 +350,7 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
 
 
 def _conversation(row: Mapping[str, Any], plan: Plan, turns: tuple[dict[str, Any], ...]) -> Example | str:
-    system = _text_of(row, "system") if "system" in row else ""
+    system = text_of(row, "system") if "system" in row else ""
     messages = tuple(_with_system(list(turns), system or plan.system))
     if not any(m["role"] == "assistant" and (m["content"].strip() or m.get("tool_calls")) for m in messages):
         return "there is no target: no assistant turn says anything"
@@ -364,7 +364,7 @@ def _with_system(turns: list[dict[str, Any]], system: str | None) -> list[dict[s
 
 
 def _plain(row: Mapping[str, Any], plan: Plan) -> Example | str:
-    text = _text_of(row, "text")
+    text = text_of(row, "text")
     return Example("", text=text) if text.strip() else "the text is empty (column `text`)"
 
 

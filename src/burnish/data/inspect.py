@@ -86,6 +86,7 @@ def inspect_rows(
         order = np.random.default_rng([_INSPECT_STREAM, seed]).permutation(order)
     lengths, trained = table.lengths, table.trained_counts
     labels = getattr(prepared.renderer, "labels", ())
+    classes = table.is_labelled and len(labels) > 1
     rows = [
         InspectedRow(
             table.ids[i],
@@ -93,7 +94,7 @@ def inspect_rows(
             int(lengths[i]),
             int(trained[i]),
             row_spans(tokenizer, table, i),
-            labels[table.labels[i]] if table.is_labelled else None,
+            labels[table.labels[i]] if classes else None,
         )
         for i in (int(i) for i in order[:count])
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,15 +41,15 @@ class KeyBook:
     Args:
         capacity: How many examples there are at most.
         column: The column to group or stratify by.
-        labelled: Whether every example's target is the name of a class.
+        label: The name of an example's class, where there are classes to be found.
     """
 
-    def __init__(self, capacity: int, column: str | None, *, labelled: bool = False) -> None:
+    def __init__(self, capacity: int, column: str | None, *, label: Callable[[Example], str] | None = None) -> None:
         self.column, self.count = column, 0
         self.file, self.line = np.empty(capacity, np.int32), np.empty(capacity, np.uint32)
         self.rows, self.prompts = np.empty((capacity, 2), np.uint64), np.empty((capacity, 2), np.uint64)
         self.codes = np.empty(capacity if column else 0, np.int32)
-        self.labelled, self.label_codes = labelled, np.empty(capacity if labelled else 0, np.int32)
+        self.label, self.label_codes = label, np.empty(capacity if label else 0, np.int32)
         self.files: dict[str, int] = {}
         self.texts: dict[str, int] = {}
         self.labels: dict[str, int] = {}
@@ -63,8 +63,8 @@ class KeyBook:
         self.prompts[here] = hashes_of(e.prompt_key for e in examples)
         if self.column is not None:
             self.codes[here] = [_code(self.texts, e.fields.get(self.column)) for e in examples]
-        if self.labelled:
-            self.label_codes[here] = [_code(self.labels, e.label) for e in examples]
+        if self.label:
+            self.label_codes[here] = [_code(self.labels, self.label(e)) for e in examples]
         self.count += len(examples)
 
     def finish(self) -> Keys:
@@ -72,7 +72,7 @@ class KeyBook:
         n = self.count
         names = RowNames(tuple(self.files), self.file[:n], self.line[:n])
         values = Values(self.codes[:n], tuple(self.texts), names) if self.column is not None else None
-        labels = Values(self.label_codes[:n], tuple(self.labels), names) if self.labelled else None
+        labels = Values(self.label_codes[:n], tuple(self.labels), names) if self.label else None
         return Keys(names, self.rows[:n], self.prompts[:n], values, labels)
 
 

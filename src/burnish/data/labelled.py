@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,12 +98,17 @@ def settle_labels(classes: Classes, parts: Mapping[str, Values]) -> tuple[str, .
                 where="data.train",
                 fix="map the column of the classes, or list them all in `task.labels`",
             )
-        labels = tuple(sorted(found, key=_by_value))
+        labels = sort_labels(found)
     if len(labels) < 2:
         shown = f"only `{labels[0]}`" if labels else "none"
         raise UserError(f"a classification needs two classes, and the training rows have {shown}", where="data.train")
     _refuse_unknown(labels, parts, given=bool(classes.labels))
     return labels
+
+
+def sort_labels(found: Iterable[str]) -> tuple[str, ...]:
+    """Labels in the order of their numbers, or of their letters."""
+    return tuple(sorted(found, key=_by_value))
 
 
 def _by_value(label: str) -> tuple[int, float, str]:
@@ -171,6 +177,8 @@ class LabelledRenderer(Renderer):
         labels: Names of the classes.
     """
 
+    task = "classification"
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: RenderConfig, labels: Sequence[str]) -> None:
         self.tokenizer, self.config, self.kind = tokenizer, config, "encoder"
         self.encoder = Encoder(tokenizer)
@@ -213,8 +221,11 @@ class LabelledRenderer(Renderer):
         ids = head + (second or []) + frame.suffix
         typed_from = len(head) if second is not None and frame.typed else len(ids)
         marks = self._remarks(f"{example.prompt}{example.pair or ''}")
-        label = self._numbers[example.label]
-        return Rendered(ids, [False] * len(ids), ids[:typed_from], [], length, 0, marks, label)
+        return Rendered(ids, [False] * len(ids), ids[:typed_from], [], length, 0, marks, **self._target(example))
+
+    def _target(self, example: Example) -> dict[str, Any]:
+        """What the head learns of a row, as fields of ``Rendered``."""
+        return {"label": self._numbers[example.label]}
 
 
 def class_counts(labels: Sequence[str], numbers: NDArray[np.int64]) -> dict[str, int]:
@@ -251,6 +262,19 @@ def class_findings(labels: Sequence[str], counts: Mapping[str, int], *, given: b
             )
         )
     return findings
+
+
+def absent_findings(splits: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Classes that training has and a held-out split lacks: nothing there measures them."""
+    train, found = splits["train"]["classes"], []
+    for name, split in splits.items():
+        absent = [label for label, count in split["classes"].items() if train[label] and not count]
+        if name != "train" and absent and any(split["classes"].values()):
+            what = f"no {name} row has the class {', '.join(f'`{label}`' for label in absent[:_SHOWN])}"
+            why = "Nothing there measures it, and a mean over classes leaves it out."
+            fix = "hold out more rows, or equal shares: `data.split.stratify`"
+            found.append(Finding("note", "data.class-not-held-out", what, f"data.{name}", why, fix))
+    return found
 
 
 def recheck_labelled(

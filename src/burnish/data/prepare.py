@@ -40,7 +40,7 @@ from burnish.data.streams import CHUNK, SPLITS, Opened, Reread, Stream
 from burnish.data.summary import source_summary, split_summary
 from burnish.data.table import TokenTable
 from burnish.data.tally import Tally
-from burnish.data.tasks import ClassTask, TextTask
+from burnish.data.tasks import ClassTask, Task, TextTask
 from burnish.data.writer import Shelf, TableWriter
 
 IN_MEMORY = 16 << 20
@@ -86,6 +86,7 @@ def prepare(
     base: Path | None = None,
     *,
     classes: Classes | None = None,
+    task: Task | None = None,
     chunk: int = CHUNK,
     in_memory: int = IN_MEMORY,
 ) -> Prepared:
@@ -98,13 +99,14 @@ def prepare(
         seed: The run's seed.
         base: Folder that relative paths start at; the working folder if None.
         classes: What a classification asks for; None to learn text.
+        task: What is learnt, where it is neither.
         chunk: Rows that are held at a time; it changes nothing else.
         in_memory: Bytes of tables that stay in memory; it changes nothing else.
 
     Raises:
         UserError: A source or a row is wrong (all wrong rows at once), or a set is or becomes empty.
     """
-    opened = Opened.of(config, base, TextTask() if classes is None else ClassTask(classes))
+    opened = Opened.of(config, base, task or (TextTask() if classes is None else ClassTask(classes)))
     renderer_of = lru_cache(1)(partial(opened.task.renderer, tokenizer, config.render, kind))
     key = cache.key_of(config, tokenizer, kind, seed, opened)
     stored, notes = cache.find(key) if key else (None, [])
@@ -186,8 +188,8 @@ class _Preparation:
         """The pass that hashes; the wrong rows of all sources are refused at once."""
         split = self.config.split
         read = {name: sum(s.read.rows for s in self.streams if s.part == name) for name in SPLITS}
-        labelled = self.opened.task.asked is not None
-        books = {n: KeyBook(read[n], split.group or split.stratify, labelled=labelled) for n in SPLITS}
+        label = self.opened.task.label_of if self.opened.task.asked is not None else None
+        books = {n: KeyBook(read[n], split.group or split.stratify, label=label) for n in SPLITS}
         bad = BadRows()
         for stream in self.streams:
             bad.extend(stream.read.bad)
@@ -283,10 +285,11 @@ class _Rendering:
         """Tokens of some rows of a split; rows that cannot be rendered are noted, those without a target dropped."""
         tally, kept, rows = self.tallies[name], [], []
         for place, (example, outcome) in enumerate(zip(examples, self.renderer.render_all(examples), strict=True)):
-            if isinstance(outcome, Rendered):
-                kept.append(place)
-                rows.append(outcome)
-                tally.add(example, outcome)
+            if isinstance(outcome, (Rendered, tuple)):
+                for row in outcome if isinstance(outcome, tuple) else (outcome,):
+                    kept.append(place)
+                    rows.append(row)
+                    tally.add(example, row)
             elif isinstance(outcome, Dropped):
                 self.dropped[name].add(outcome)
             else:

@@ -34,6 +34,8 @@ class Rendered:
         lost_targets: Trained tokens that were cut off.
         marks: What happened on the way: keys of ``burnish.data.findings.ROW_MARKS``.
         label: Number of the row's class, of a classification.
+        token_labels: Number of each token's class, -100 for none, of a token classification.
+        values: Numbers that a head is to give for the row, or that say where; as many for every row of a task.
     """
 
     input_ids: list[int]
@@ -44,6 +46,8 @@ class Rendered:
     lost_targets: int = 0
     marks: tuple[str, ...] = ()
     label: int | None = None
+    token_labels: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
 
     @property
     def truncated(self) -> bool:
@@ -56,7 +60,9 @@ class Rendered:
         return sum(self.trained) + len(self.target_ids)
 
 
-Outcome = Rendered | Dropped | Fault
+Windows = tuple[Rendered, ...]
+"""One example as several rows: windows of a text that is longer than a row may be."""
+Outcome = Rendered | Windows | Dropped | Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +123,7 @@ class Renderer:
             raise UserError(what, where=example.id, fix=outcome.fix)
         if isinstance(outcome, Dropped):
             raise UserError(outcome.reason, where=example.id)
-        return outcome
+        return outcome[0] if isinstance(outcome, tuple) else outcome
 
     def render_all(self, examples: Sequence[Example]) -> list[Outcome]:
         """Render many examples at once; each gives tokens, a reason to drop it, or a fault."""

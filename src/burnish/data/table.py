@@ -52,6 +52,8 @@ class TokenTable:
         cut_ids: Their prompts, one after the other.
         cut_offsets: [M + 1] where each of these begins.
         labels: [N] numbers of the rows' classes; empty where the task is not a classification.
+        token_labels: [S] numbers of the tokens' classes, -100 for none; empty where no tokens are classified.
+        values: [N * W] the W numbers of each row that a head learns; empty where there are none.
         tasks: [N] numbers of the rows' tasks, -1 for none; empty where no source names one.
         task_names: The tasks by number.
     """
@@ -67,6 +69,8 @@ class TokenTable:
     cut_ids: Ids
     cut_offsets: NDArray[np.int64]
     labels: NDArray[np.int64]
+    token_labels: NDArray[np.int32]
+    values: NDArray[np.float64]
     tasks: NDArray[np.int16]
     task_names: tuple[str, ...] = ()
 
@@ -103,6 +107,8 @@ class TokenTable:
             cut_ids=_flat(prompts, np.int32),
             cut_offsets=_offsets(prompts),
             labels=np.asarray([r.label for r in rows if r.label is not None], dtype=np.int64),
+            token_labels=_flat([r.token_labels for r in rows], np.int32),
+            values=_flat([r.values for r in rows], np.float64),
             tasks=np.asarray([numbers[t] if t is not None else -1 for t in tasks if numbers], dtype=np.int16),
             task_names=task_names,
         )
@@ -126,6 +132,8 @@ class TokenTable:
             cut_ids=self.cut_ids[: self.cut_offsets[m]],
             cut_offsets=self.cut_offsets[: m + 1],
             labels=self.labels[:n],
+            token_labels=self.token_labels[: self.offsets[n]],
+            values=self.values[: n * self.n_values],
             tasks=self.tasks[:n],
             task_names=self.task_names,
         )
@@ -163,6 +171,20 @@ class TokenTable:
         return len(self.labels) > 0
 
     @property
+    def n_values(self) -> int:
+        """W, the numbers that a head learns of each row; 0 where there are none."""
+        return len(self.values) // max(1, len(self))
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a head beside the model learns the rows: classes, tags, places or numbers."""
+        return bool(len(self.labels) or len(self.token_labels) or len(self.values))
+
+    def numbers(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[R, W] the numbers of some rows."""
+        return self.values.reshape(len(self), -1)[rows]
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """[N] tokens of each row, an encoder-decoder's target included."""
         return np.diff(self.offsets) + np.diff(self.target_offsets)
@@ -190,8 +212,9 @@ class TokenTable:
     def content_hash(self) -> str:
         """SHA-256 of tokens, mask, classes and their borders, in hexadecimal; equal tables train equally."""
         digest = hashlib.sha256()
-        arrays = [self.input_ids, self.trained, self.offsets, self.target_ids, self.target_offsets]
-        arrays += [self.prompt_lengths, self.labels] if self.is_labelled else []
+        arrays: list[NDArray[Any]] = [self.input_ids, self.trained, self.offsets, self.target_ids, self.target_offsets]
+        learnt = [a for a in (self.labels, self.token_labels, self.values) if len(a)]
+        arrays += [self.prompt_lengths, *learnt] if learnt else []
         for array in [*arrays, self.tasks] if len(self.tasks) else arrays:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
@@ -210,12 +233,14 @@ ARRAYS: dict[str, ArrayKind] = {
     "cut_ids": ArrayKind(_INT32),
     "cut_offsets": ArrayKind(_INT64, "cut_ids", borders=True),
     "labels": ArrayKind(_INT64),
+    "token_labels": ArrayKind(_INT32),
+    "values": ArrayKind(np.dtype(np.float64)),
     "tasks": ArrayKind(np.dtype(np.int16)),
 }
 """The arrays of a table by name."""
 
 
-def _flat(rows: Sequence[Sequence[int]], dtype: type) -> NDArray:  # type: ignore[type-arg]
+def _flat(rows: Sequence[Sequence[float]], dtype: type) -> NDArray:  # type: ignore[type-arg]
     return np.fromiter(chain.from_iterable(rows), dtype=dtype, count=sum(map(len, rows)))
 
 

@@ -10,11 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.findings import Finding
 from burnish.data.config import ChatMode, RenderConfig, SourceConfig
+from burnish.data.context import answers_in_context
 from burnish.data.example import Example
 from burnish.data.formats import Plan, plan_source
 from burnish.data.labelled import (
     Classes,
     LabelledRenderer,
+    absent_findings,
     class_counts,
     class_findings,
     plan_labelled,
@@ -36,6 +38,9 @@ class Task(Protocol):
     @property
     def asked(self) -> list[str] | None:
         """The classes that the recipe lists, none if they are to be found; None to learn text."""
+
+    def label_of(self, example: Example) -> str:
+        """The name of an example's class, or whatever `settle` needs to know of it."""
 
     def plan(self, source: SourceConfig, read: Read, chat: ChatMode) -> Plan:
         """How the rows of a source are read."""
@@ -62,6 +67,10 @@ class TextTask:
 
     asked = None
 
+    def label_of(self, example: Example) -> str:
+        """No class."""
+        return ""
+
     def plan(self, source: SourceConfig, read: Read, chat: ChatMode) -> Plan:
         """How the rows of a source are read."""
         return plan_source(source, read.columns, read.first, chat)
@@ -78,7 +87,7 @@ class TextTask:
 
     def look_again(self, name: str, sample: Sample, renderer: Renderer) -> list[Finding]:
         """Masks that do not fit their examples."""
-        return recheck(name, sample, renderer.tokenizer, renderer.config)
+        return [*recheck(name, sample, renderer.tokenizer, renderer.config), *answers_in_context(name, sample)]
 
     def describe(
         self, splits: Mapping[str, dict[str, Any]], tables: Mapping[str, TokenTable], labels: tuple[str, ...]
@@ -101,6 +110,10 @@ class ClassTask:
     def asked(self) -> list[str]:
         """The classes that the recipe lists, in their order."""
         return list(self.classes.labels)
+
+    def label_of(self, example: Example) -> str:
+        """The name of an example's class."""
+        return example.label
 
     def plan(self, source: SourceConfig, read: Read, chat: ChatMode) -> Plan:
         """Which columns hold text and label."""
@@ -129,4 +142,5 @@ class ClassTask:
             splits[name]["classes"] = class_counts(labels, table.labels)
             for shown, number in zip(splits[name]["shown"], table.labels, strict=False):
                 shown["label"] = labels[number]
-        return class_findings(labels, splits["train"]["classes"], given=bool(self.classes.labels))
+        found = class_findings(labels, splits["train"]["classes"], given=bool(self.classes.labels))
+        return [*found, *absent_findings(splits)]

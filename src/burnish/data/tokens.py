@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
+from burnish.core.errors import UserError
+
 _CHUNK = 8192
 _SEAM = 24  # characters on either side of a border that decide whether a token crosses it
 _LAST_WORD = re.compile(r"\s?\S*\s*\Z")  # with the space that belongs to its first token
@@ -67,6 +69,26 @@ class Encoder:
             return [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
         given = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
         return [list(ids) for ids in given["input_ids"]]
+
+    def encode_with_places(self, texts: Sequence[str]) -> list[list[tuple[int, int, int]]]:
+        """Token ids of many texts, each with the characters that it stands for: id, first, one behind the last.
+
+        Raises:
+            UserError: The tokenizer cannot tell.
+        """
+        if not self._fast:
+            raise UserError(
+                "this tokenizer cannot tell which characters a token stands for, and places in the text are learnt",
+                where=type(self.tokenizer).__name__,
+                fix="name a model with a fast tokenizer (a tokenizer.json)",
+            )
+        if not texts:
+            return []
+        given = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [
+            [(i, a, b) for i, (a, b) in zip(ids, places, strict=True)]
+            for ids, places in zip(given["input_ids"], given["offset_mapping"], strict=True)
+        ]
 
     def continuations(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts that follow others: without the space that some tokenizers put before a first word."""

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from burnish.core.config import Config
 from burnish.models.generate import GenerateConfig
 
-TextMetric = Literal["exact_match", "bleu", "chrf", "rouge"]
+TextMetric = Literal["exact_match", "squad", "bleu", "chrf", "rouge"]
 
 
 class EvaluateConfig(Config):

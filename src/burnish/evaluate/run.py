@@ -17,11 +17,18 @@ from burnish.evaluate.choices import Question, Scores, questions, score_rows, wo
 from burnish.evaluate.classes import score_classes
 from burnish.evaluate.classification import Classified, compare_classified
 from burnish.evaluate.config import EvaluateConfig
+from burnish.evaluate.head_rows import HeadResult, HeadRows
+from burnish.evaluate.heads import HEADS, HeadScoring
 from burnish.evaluate.intervals import bootstrap_ratio, paired_bootstrap
 from burnish.evaluate.loss import Progress, RowLosses, View
+from burnish.evaluate.measures import differences, measured
+from burnish.evaluate.measures import values as measures_of
+from burnish.evaluate.squad import Reference
 from burnish.evaluate.text import TEXT_METRICS
 from burnish.models.generate import Generation
 from burnish.models.generate_tasks import generate_tasks
+
+Unit = Literal["token", "row", "word", "window", "pair"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Split:
         asked: The rows as questions, where the recipe names choices.
         choices: Names of the possible answers: the recipe's choices, or the classes of a classification.
         true: Number of each row's true answer; empty without choices.
+        rows: The same rows for a head that gives more than one class a row; else None.
     """
 
     name: str
@@ -43,6 +51,7 @@ class Split:
     asked: Sequence[Question] = ()
     choices: tuple[str, ...] = ()
     true: Sequence[int] = ()
+    rows: HeadRows | None = None
 
     @classmethod
     def make(
@@ -53,19 +62,33 @@ class Split:
         Raises:
             UserError: A target is none of the recipe's choices.
         """
+        if isinstance(renderer, LabelledRenderer) and renderer.task in HEADS:
+            return cls(name, table, examples, rows=HeadRows(table, examples, renderer))
         if isinstance(renderer, LabelledRenderer):
             return cls(name, table, examples, (), renderer.labels, table.labels.tolist())
         asked = questions(examples, config.choices, renderer) if config.choices else ()
         return cls(name, table, examples, asked, config.choices, [q.true for q in asked])
 
     @property
-    def unit(self) -> Literal["token", "row"]:
+    def head(self) -> HeadScoring | None:
+        """How the head is scored, where it gives more than one class a row."""
+        return HEADS[self.rows.renderer.task] if self.rows else None
+
+    @property
+    def unit(self) -> Unit:
         """What the loss is a mean over."""
+        if self.head:
+            return self.head.unit
         return "row" if self.table.is_labelled else "token"
+
+    @property
+    def questions(self) -> int:
+        """How many examples there are; windows of one are counted once."""
+        return len(self.rows.groups) if self.rows else len(self.table)
 
     def work(self, view: View) -> int:
         """Units of progress that scoring reports."""
-        return len(self.table) if self.unit == "row" else work(view, self.table, self.asked)
+        return len(self.table) if self.unit != "token" else work(view, self.table, self.asked)
 
     def score(self, view: View, progress: Progress | None = None) -> tuple[RowLosses, Scores]:
         """Loss of every row, and its log-likelihood of every answer, [N, K]."""
@@ -86,7 +109,8 @@ class Evaluation:
         answers: Generated answers, with text metrics.
         text: The text metrics.
         seed: Seed of the intervals.
-        unit: What the loss is a mean over: trained tokens, or rows.
+        unit: What the loss is a mean over: trained tokens, rows, or what the head says.
+        result: What the head answered, where it gives more than one class a row.
     """
 
     split: str
@@ -96,13 +120,17 @@ class Evaluation:
     answers: Sequence[Generation] = ()
     text: dict[str, dict[str, float]] = field(default_factory=dict)
     seed: int = 0
-    unit: Literal["token", "row"] = "token"
+    unit: Unit = "token"
+    result: HeadResult | None = None
+    labels: tuple[str, ...] = ()
 
     def values(self) -> dict[str, float]:
         """Metrics by name, without intervals."""
         values = {"loss": self.losses.mean}
         if self.unit == "token":
             values["perplexity"] = perplexity(self.losses.mean)
+        if self.result:
+            values |= measures_of(self.result.columns, HEADS[self.result.task].measures)
         if self.classified:
             values |= {"accuracy": self.classified.accuracy, "macro_f1": self.classified.macro_f1}
         return values | {name: score["value"] for name, score in self.text.items()}
@@ -114,6 +142,11 @@ class Evaluation:
         metrics = {"loss": {"value": mean, "low": low, "high": high}}
         if self.unit == "token":
             metrics["perplexity"] = {"value": perplexity(mean), "low": perplexity(low), "high": perplexity(high)}
+        if self.result:
+            head = HEADS[self.result.task]
+            own = measured(self.result.columns, head.measures, self.seed)
+            tables = head.tables(self.result.columns, self.labels)
+            return {**tables, "unit": self.unit, "metrics": own | metrics}
         if not self.classified:
             return {"metrics": metrics | self.text}
         tables = self.classified.to_json(self.seed)
@@ -133,6 +166,10 @@ def evaluate(
         renderer: How prompts become tokens.
         progress: Told how many rows are done, of those that ``split.work`` counts.
     """
+    if split.rows and split.head:
+        losses, result = split.head.score(view, split.rows, progress)
+        labels = split.rows.renderer.labels
+        return Evaluation(split.name, losses, seed=config.seed, unit=split.unit, result=result, labels=labels)
     rows = len(split.table)
     losses, scores = split.score(view, progress)
     classified = None
@@ -145,7 +182,7 @@ def evaluate(
         prompts = [split.table.prompt(i).tolist() for i in range(rows)]
         tasks = split.table.tasks_of(range(rows))
         answers = generate_tasks(view.loaded, prompts, tasks, config.generate, view.batch_tokens)
-        targets = [e.target_text for e in split.examples]
+        targets = [Reference(e.target_text, e.items) for e in split.examples]
         for name in config.metrics:
             text |= TEXT_METRICS[name]([a.text for a in answers], targets, config.seed)
         text["stopped"] = TEXT_METRICS["exact_match"](["x" if a.stopped else "" for a in answers], ["x"] * rows, 0)[
@@ -158,6 +195,9 @@ def compare(base: Evaluation, tuned: Evaluation, split: Split) -> dict[str, dict
     """Tuned minus base on the same rows: loss with its paired interval, accuracy with McNemar's p-value."""
     difference, low, high = paired_bootstrap(base.losses.totals, tuned.losses.totals, base.losses.counts, base.seed)
     result: dict[str, dict[str, float]] = {"loss": {"difference": difference, "low": low, "high": high}}
+    if base.result and tuned.result:
+        measures = HEADS[base.result.task].measures
+        result |= differences(base.result.columns, tuned.result.columns, measures, base.seed)
     if split.choices:
         true = np.asarray(split.true)
         right = [(e.scores.argmax(1) == true).tolist() for e in (base, tuned)]
@@ -174,6 +214,14 @@ def learnt_nothing(base: Evaluation, tuned: Evaluation) -> bool:
 
 def predictions(split: Split, **models: Evaluation) -> list[dict[str, Any]]:
     """One row of ``predictions.jsonl`` per held-out row, with the answers and scores of each model."""
+    first = next(iter(models.values()))
+    if first.result:
+        named = zip(first.result.ids, first.result.prompts, first.result.targets, strict=True)
+        answers = [
+            {name: one.result.answers[i] for name, one in models.items() if one.result}
+            for i in range(len(first.result.ids))
+        ]
+        return [{"id": n, "prompt": p, "target": t, **said} for (n, p, t), said in zip(named, answers, strict=True)]
     rows = []
     for i, example in enumerate(split.examples):
         row: dict[str, Any] = {"id": example.id, "prompt": example.prompt_text, "target": example.target_text}

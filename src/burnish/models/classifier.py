@@ -17,7 +17,8 @@ from burnish.core.errors import UserError
 from burnish.core.types import Batch
 from burnish.models.forward import hidden_states
 
-PoolingName = Literal["cls", "mean", "last", "pooler"]
+PoolingName = Literal["cls", "mean", "last", "pooler", "tokens"]
+CLASSIFICATION = "classification"
 _SEED_STREAM = 0x4EAD
 INITIAL_SPREAD = 0.02
 """Standard deviation of a new head, as `transformers` draws its heads where a model does not say."""
@@ -36,6 +37,8 @@ class Classifier(nn.Module):
         bias: Whether there is a b. `transformers`' heads on decoders have none.
         generator: Draws W; zeros without one, for values that are loaded.
         spread: Standard deviation of W. The bias starts at zero.
+        task: What its numbers mean, by the value of ``task.kind``.
+        settings: What is needed besides them to answer, such as thresholds or the mean of a score; JSON values.
     """
 
     def __init__(
@@ -48,8 +51,11 @@ class Classifier(nn.Module):
         bias: bool = True,
         generator: torch.Generator | None = None,
         spread: float = INITIAL_SPREAD,
+        task: str = CLASSIFICATION,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.task, self.settings = task, dict(settings or {})
         self.labels, self.pooling, self.dropout = tuple(labels), pooling, dropout
         weight = torch.zeros(len(labels), width)
         if generator is not None:
@@ -58,7 +64,7 @@ class Classifier(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(labels))) if bias else None
 
     def forward(self, pooled_BD: Tensor, training: bool = False) -> Tensor:
-        """Logits [B, K] of pooled vectors [B, D]; dropout follows the caller's mode, since the head has none."""
+        """Logits [..., K] of vectors [..., D]; dropout follows the caller's mode, since the head has none."""
         pooled = pooled_BD.to(self.weight.dtype)
         if self.dropout:
             pooled = F.dropout(pooled, self.dropout, training)
@@ -77,6 +83,8 @@ def new_classifier(
     dropout: float,
     bias: bool,
     seed: int,
+    task: str = CLASSIFICATION,
+    settings: Mapping[str, Any] | None = None,
 ) -> Classifier:
     """A head with fresh values, the same for the same seed, on the model's device.
 
@@ -94,6 +102,8 @@ def new_classifier(
         bias=bias,
         generator=generator,
         spread=spread,
+        task=task,
+        settings=settings,
     )
     return made.to(model.device)
 
@@ -119,12 +129,12 @@ def refuse_missing_pooler(model: PreTrainedModel, pooling: PoolingName) -> None:
 
 
 def class_logits(model: PreTrainedModel, classifier: Classifier, batch: Batch) -> Tensor:
-    """Logits of every row's classes, [B, K] in fp32 (fp64 for a model in fp64)."""
+    """Logits of every row's classes, [B, K], or every token's, [B, T, K], in fp32 (fp64 for a model in fp64)."""
     return classify(model, classifier, hidden_states(model, batch), batch)
 
 
 def classify(model: PreTrainedModel, classifier: Classifier, hidden_BTD: Tensor, batch: Batch) -> Tensor:
-    """Logits [B, K] from hidden states; pooling and head run in fp32 also under autocast."""
+    """Logits [B, K] (or [B, T, K]) from hidden states; pooling and head run in fp32 also under autocast."""
     pooled = pool(model, hidden_BTD, batch, classifier.pooling)
     with torch.autocast(hidden_BTD.device.type, enabled=False):
         return classifier(pooled, model.training)
@@ -135,6 +145,7 @@ def pool(model: PreTrainedModel, hidden_BTD: Tensor, batch: Batch, how: PoolingN
 
     ``cls`` takes the first token, ``last`` the last real one, ``mean`` the average of the real ones (special tokens
     included, as sentence-transformers does), ``pooler`` the model's own dense layer with tanh on the first token.
+    ``tokens`` leaves all of them, [B, T, D].
 
     Args:
         model: The model, for its pooler.
@@ -188,16 +199,27 @@ def _mean(hidden: Tensor, batch: Batch) -> Tensor:
     return torch.bmm(shares.to(exact.dtype)[:, None], exact)[:, 0]
 
 
-POOLING: Mapping[str, Callable[[Tensor, Batch], Tensor]] = {"cls": _first, "last": _last, "mean": _mean}
+def _all(hidden: Tensor, batch: Batch) -> Tensor:
+    return hidden
+
+
+POOLING: Mapping[str, Callable[[Tensor, Batch], Tensor]] = {
+    "cls": _first,
+    "last": _last,
+    "mean": _mean,
+    "tokens": _all,
+}
 
 
 def describe(classifier: Classifier) -> dict[str, Any]:
     """The head as JSON values."""
     return {
+        "task": classifier.task,
         "labels": list(classifier.labels),
         "pooling": classifier.pooling,
         "dropout": classifier.dropout,
         "bias": classifier.bias is not None,
         "width": classifier.weight.shape[1],
+        "settings": classifier.settings,
         "parameters": sum(p.numel() for p in classifier.parameters()),
     }

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,58 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
-from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
+from transformers import (
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    PreTrainedModel,
+)
 
 from burnish.core.errors import UserError
 from burnish.core.files import disk_errors, write_atomic, write_json
 from burnish.core.types import Batch
-from burnish.models.classifier import Classifier, class_logits, describe, refuse_missing_pooler
+from burnish.models.classifier import CLASSIFICATION, Classifier, class_logits, describe, refuse_missing_pooler
 from burnish.models.load import Loaded, pad_id
 from burnish.models.probe import probe_ids, probing, tolerance
 from burnish.models.quiet import quiet
 
 DESCRIPTION, TENSORS = "classifier.json", "classifier.safetensors"
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """The classes of `transformers` that a kind of head can become.
+
+    Attributes:
+        classes: From a model's configuration to the class.
+        auto: Its name for all architectures.
+        heads: Where the class may keep the linear layer.
+        problem: Its name for what the logits mean.
+        outputs: The fields of its output that hold the logits; several are put behind one another as classes.
+    """
+
+    classes: Mapping[Any, Any]
+    auto: str
+    heads: tuple[str, ...] = ("score", "classifier")
+    problem: str | None = None
+    outputs: tuple[str, ...] = ("logits",)
+
+
+_SEQUENCES = (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, "AutoModelForSequenceClassification", ("score", "classifier"))
+THEIRS: Mapping[str, Theirs] = {
+    CLASSIFICATION: Theirs(*_SEQUENCES, problem="single_label_classification"),
+    "multi-label": Theirs(*_SEQUENCES, problem="multi_label_classification"),
+    "regression": Theirs(*_SEQUENCES, problem="regression"),
+    "ranking": Theirs(*_SEQUENCES, problem="regression"),
+    "token-classification": Theirs(MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, "AutoModelForTokenClassification"),
+    "extractive-qa": Theirs(
+        MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+        "AutoModelForQuestionAnswering",
+        ("qa_outputs",),
+        outputs=("start_logits", "end_logits"),
+    ),
+}
 
 
 def save_classifier(folder: Path, classifier: Classifier, read_by: str) -> None:
@@ -67,6 +108,8 @@ def read_classifier(folder: Path) -> Classifier:
             values["pooling"],
             dropout=float(values["dropout"]),
             bias=bool(values["bias"]),
+            task=str(values.get("task", CLASSIFICATION)),
+            settings=dict(values.get("settings") or {}),
         )
         made.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -106,7 +149,7 @@ def save_classifying_model(folder: Path, loaded: Loaded) -> str:
 
 def _reader(theirs: PreTrainedModel | None, head: Classifier) -> str:
     if theirs is not None:
-        return f"transformers reads it as {type(theirs).__name__} (AutoModelForSequenceClassification); Burnish too"
+        return f"transformers reads it as {type(theirs).__name__} ({THEIRS[head.task].auto}); Burnish too"
     return (
         f"transformers has no class for a head on `{head.pooling}` pooling of this architecture: read it with Burnish, "
         f"or apply {TENSORS} to the `{head.pooling}` pooling of AutoModel's hidden states"
@@ -114,41 +157,55 @@ def _reader(theirs: PreTrainedModel | None, head: Classifier) -> str:
 
 
 def as_transformers(loaded: Loaded) -> PreTrainedModel | None:
-    """The model and its head as `transformers`' class for sequence classification; None where the logits differ.
+    """The model and its head as `transformers`' class for its task; None where the logits differ.
 
     The class is built around the very same modules, so nothing is copied and ``loaded`` stays as it is.
     """
     head = loaded.classifier
-    if head is None or type(loaded.model.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    form = THEIRS.get(head.task) if head is not None else None
+    if head is None or form is None or type(loaded.model.config) not in form.classes:
         return None
     config = copy.deepcopy(loaded.model.config)
     config.id2label = dict(enumerate(head.labels))
     config.label2id = {label: i for i, label in enumerate(head.labels)}
-    config.problem_type = "single_label_classification"
+    if form.problem:
+        config.problem_type = form.problem
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = pad_id(loaded.tokenizer)
-    cls = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    cls = form.classes[type(config)]
     try:
         with torch.device("meta"), quiet():
             theirs = cls(config)
-        name = next(n for n in ("score", "classifier") if isinstance(getattr(theirs, n, None), nn.Linear))
+        if theirs.base_model_prefix != loaded.model.base_model_prefix:
+            return None  # AutoModel, and so Burnish, would not find the weights below another name
+        name = next(n for n in form.heads if isinstance(getattr(theirs, n, None), nn.Linear))
         setattr(theirs, theirs.base_model_prefix, loaded.model)
-        setattr(theirs, name, _linear(head, loaded.model))
+        ours = _linear(head, loaded.model)
+        if (ours.bias is None) != (getattr(theirs, name).bias is None):
+            return None  # it would be lost when their class is loaded again
+        setattr(theirs, name, ours)
         theirs.eval()
-        return theirs if _equal(theirs, loaded, config.pad_token_id) else None
+        return theirs if _equal(theirs, form, loaded, config.pad_token_id) else None
     except (StopIteration, AttributeError, LookupError, TypeError, ValueError, RuntimeError):
         return None  # this class is built otherwise
 
 
 def _linear(head: Classifier, model: PreTrainedModel) -> nn.Linear:
+    """The head as a layer; of a score in standard deviations one that gives the score itself."""
     linear = nn.Linear(head.weight.shape[1], len(head.labels), bias=head.bias is not None, device=model.device)
-    linear.weight.data.copy_(head.weight.data)
-    if head.bias is not None:
-        linear.bias.data.copy_(head.bias.data)
+    scale, shift = unit_of(head)
+    linear.weight.data.copy_(head.weight.data * scale)
+    if linear.bias is not None and head.bias is not None:
+        linear.bias.data.copy_(head.bias.data * scale + shift)
     return linear.to(model.dtype)
 
 
-def _equal(theirs: PreTrainedModel, loaded: Loaded, pad: int) -> bool:
+def unit_of(head: Classifier) -> tuple[float, float]:
+    """What a head's numbers are multiplied by, and what is added then, to be in the unit of its rows."""
+    return float(head.settings.get("deviation", 1.0)), float(head.settings.get("mean", 0.0))
+
+
+def _equal(theirs: PreTrainedModel, form: Theirs, loaded: Loaded, pad: int) -> bool:
     """Whether both give the same logits for a whole row and a padded one."""
     ids = probe_ids(loaded.model, 12).reshape(2, 6)
     ids = torch.where(ids == pad, (ids + 1) % max(2, loaded.model.config.get_text_config().vocab_size), ids)
@@ -158,5 +215,10 @@ def _equal(theirs: PreTrainedModel, loaded: Loaded, pad: int) -> bool:
     assert loaded.classifier is not None
     with probing(loaded.model):
         own = class_logits(loaded.model, loaded.classifier, batch).double()
-        other: Any = theirs(input_ids=ids, attention_mask=mask).logits.double()
-    return own.shape == other.shape and bool((own - other).abs().max() <= tolerance(own, loaded.model))
+        said: Any = theirs(input_ids=ids, attention_mask=mask)
+    parts = [getattr(said, name).double() for name in form.outputs]
+    other = parts[0] if len(parts) == 1 else torch.stack(parts, dim=-1)
+    scale, shift = unit_of(loaded.classifier)
+    own = own * scale + shift
+    real = mask.bool() if own.dim() == 3 else ...
+    return own.shape == other.shape and bool((own - other)[real].abs().max() <= tolerance(own, loaded.model))

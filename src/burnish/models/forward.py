@@ -24,7 +24,7 @@ _OFFSET_POSITIONS = frozenset(
 
 _PROBE_LENGTHS = (7, 5, 6)
 
-_PER_TOKEN = ("input_ids", "position_ids")
+_PER_TOKEN = ("input_ids", "position_ids", "token_type_ids")
 
 PACK_MULTIPLE = {"cpu": 32}
 """Packs are filled up to a multiple of this. A processor's products are prepared for every number of rows anew, which

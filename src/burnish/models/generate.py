@@ -111,8 +111,9 @@ def refuse_classifier(loaded: Loaded) -> None:
     """
     if loaded.classifier is not None:
         shown = ", ".join(loaded.classifier.labels[:6])
+        learnt = "trained to classify" if loaded.classifier.task == "classification" else "trained for another task"
         raise UserError(
-            f"this model was trained to classify ({shown}), and writes no text",
+            f"this model was {learnt} ({shown}), and writes no text",
             where=loaded.path,
             fix="answer texts with `burnish classify`, or score rows with `burnish evaluate`",
         )

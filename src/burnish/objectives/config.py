@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from burnish.core.config import Config
+from burnish.objectives.head_configs import (
+    ExtractiveQATask,
+    RankingTask,
+    RegressionTask,
+    TokenClassificationTask,
+    as_texts,
+    refuse_odd,
+)
 
 
 class TextTask(Config):
     """Learn to write: the completion after its prompt, or the turns of an assistant. The default."""
 
+    METRICS: ClassVar[frozenset[str]] = frozenset()
+
     kind: Literal["text"] = "text"
     """The name of the task."""
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The metrics that can choose a checkpoint."""
+        return self.METRICS
+
+    @property
+    def head(self) -> str:
+        """No head is trained."""
+        return self.kind
 
 
 class ClassificationTask(Config):
@@ -22,8 +42,14 @@ class ClassificationTask(Config):
     The columns `text` and `label` of the data (and `text_pair` for pairs) are used; `columns` maps others to them.
     """
 
+    METRICS: ClassVar[frozenset[str]] = frozenset({"accuracy", "macro_f1"})
+    METRICS_OF_SEVERAL: ClassVar[frozenset[str]] = frozenset({"subset_accuracy", "macro_f1", "micro_f1"})
+
     kind: Literal["classification"] = "classification"
     """The name of the task."""
+    multi_label: bool = False
+    """A text may have several classes, or none: the column `labels` holds a list. Each class has a probability and a
+    threshold of its own, chosen on the validation rows."""
     labels: tuple[str, ...] = ()
     """The classes, in the order of their numbers. Without them those of the training rows, sorted, which are shown."""
     pooling: Literal["auto", "cls", "mean", "last", "pooler"] = "auto"
@@ -41,22 +67,29 @@ class ClassificationTask(Config):
     """Factor on the learning rate for the head, which starts at random where the model is trained already. Without it
     10; with the large rates of prompts and prefixes less, so that the head learns at a rate of about 0.01."""
 
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _as_texts(cls, value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            if any(isinstance(v, bool) for v in value):
-                raise ValueError("YAML reads yes, no, true and false as truth values; quote these labels")
-            return tuple(str(v).strip() if isinstance(v, (int, float, str)) else v for v in value)
-        return value
+    _texts = field_validator("labels", mode="before")(as_texts)
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The metrics that can choose a checkpoint."""
+        return self.METRICS_OF_SEVERAL if self.multi_label else self.METRICS
+
+    @property
+    def head(self) -> str:
+        """What kind of head is trained."""
+        return "multi-label" if self.multi_label else self.kind
 
     @model_validator(mode="after")
     def _sensible(self) -> ClassificationTask:
-        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels) or "" in self.labels:
-            raise ValueError("labels must be at least two, distinct and not empty")
+        if not (self.multi_label and len(self.labels) == 1):
+            refuse_odd(self.labels)
+        if self.multi_label and (self.label_smoothing or self.focal_gamma or self.class_weights != "none"):
+            raise ValueError("label_smoothing, class_weights and focal_gamma are for one class a row, not multi_label")
         if self.focal_gamma and self.label_smoothing:
             raise ValueError("focal_gamma and label_smoothing contradict each other; give one of them")
         return self
 
 
-TaskConfig = Annotated[TextTask | ClassificationTask, Field(discriminator="kind")]
+HeadTask = ClassificationTask | TokenClassificationTask | ExtractiveQATask | RegressionTask | RankingTask
+"""The tasks that a head beside the model learns."""
+TaskConfig = Annotated[TextTask | HeadTask, Field(discriminator="kind")]

@@ -49,7 +49,7 @@ class ModelContext:
         return self._once("token_losses", batch, lambda: self._token_losses(batch))
 
     def class_logits(self, batch: Batch) -> Tensor:
-        """Logits of the classes of every row, [B, K] in fp32."""
+        """Logits of the classes of every row, [B, K], or of every token, [B, T, K], in fp32."""
         return self._once("class_logits", batch, lambda: self._class_logits(batch))
 
     def _class_logits(self, batch: Batch) -> Tensor:

@@ -29,7 +29,7 @@ def loss_chart(run: Run) -> Chart | None:
     if span > 1:
         series.append(Series("training, smoothed", smoothed, "smooth"))
     series.append(Series("validation", valid, "valid", dots=True))
-    caption = "Mean loss per row." if run.classifies else "Mean loss per trained token."
+    caption = f"Mean loss per {run.unit}." if run.classifies else "Mean loss per trained token."
     if span > 1:
         caption += f" The smoothed curve is an exponential average over about {count(span)} updates."
     best = _best(run, valid) if run.metric == "loss" else None

@@ -75,8 +75,10 @@ _VISIBLE |= {chr(c): f"[U+{c:04X}]" for c in (*range(0x202A, 0x202F), *range(0x2
 def answer_groups(run: Run) -> list[Group]:
     """Answers won and lost; without answers, the rows whose loss fell and rose most."""
     rows = [row for row in run.predictions if _both(row, "predicted")]
-    if rows:
+    if rows and not any(_unjudged(row) for row in rows):
         return _by_answer(rows)
+    if rows:
+        return [Group("Answers", len(rows), "the first in the file", [_answered(row) for row in rows[: 2 * SHOWN]])]
     return _by_loss([row for row in run.predictions if _both(row, "loss")])
 
 
@@ -115,7 +117,15 @@ def _loss_change(row: Mapping[str, Any]) -> float | None:
     return None if before is None or after is None else after - before
 
 
+def _unjudged(row: Mapping[str, Any]) -> bool:
+    """Whether an answer is a number, which is near or far and not right or wrong."""
+    return any(mapping(row.get(name)).get("right", True) is None for name in ("base", "tuned"))
+
+
 def _right(row: Mapping[str, Any], model: str) -> bool:
+    known = mapping(row.get(model)).get("right")
+    if isinstance(known, bool):
+        return known
     return str(mapping(row.get(model)).get("predicted")).strip() == str(row.get("target")).strip()
 
 

@@ -102,7 +102,8 @@ def _tokens(run: Run) -> str:
     if number(train.get("tokens")) is None:
         return ""
     if run.classifies:
-        return f"{short(train['tokens'])} tokens, {len(mapping(train.get('classes')))} classes"
+        kinds = len(mapping(train.get("classes")))
+        return f"{short(train['tokens'])} tokens" + (f", {kinds} classes" if kinds else "")
     return f"{short(train['tokens'])} tokens, {share(train.get('trained_share'))} trained"
 
 
@@ -163,17 +164,20 @@ _POOLING = {
     "last": "the last token",
     "mean": "the mean of all tokens",
     "pooler": "the model's own pooler",
+    "tokens": "every token",
 }
+_GIVES = {"token-classification": "tags", "extractive-qa": "ends of an answer"}
 
 
 def _head(run: Run) -> list[tuple[str, str, str]]:
-    """The head of a classification."""
+    """The head beside the model."""
     head = mapping(run.model.get("head"))
     labels = head.get("labels")
     if not isinstance(labels, list):
         return []
     shown = ", ".join(map(visible, labels[:12])) + (" …" if len(labels) > 12 else "")
-    what = f"{len(labels)} classes, from {_POOLING.get(str(head.get('pooling')), str(head.get('pooling')))}"
+    number_of = f"{len(labels)} {_GIVES.get(str(head.get('task')), 'classes')}" if len(labels) > 1 else "one number"
+    what = f"{number_of}, from {_POOLING.get(str(head.get('pooling')), str(head.get('pooling')))}"
     return [("Head", what, f"{shown}; new, {count(head.get('parameters'))} parameters, trained in fp32")]
 
 

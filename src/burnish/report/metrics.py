@@ -43,8 +43,21 @@ class Metric:
 
 _KNOWN = (
     Metric("macro_f1", "Macro-F1", "macro-F1"),
+    Metric("micro_f1", "Micro-F1", "micro-F1"),
+    Metric("subset_accuracy", "All classes right", "the share of rows with all classes right"),
+    Metric("entity_f1", "Entity F1", "the F1 of entities"),
+    Metric("entity_precision", "Entity precision", "the precision of entities"),
+    Metric("entity_recall", "Entity recall", "the recall of entities"),
+    Metric("pair_accuracy", "Pairs in the right order", "the share of pairs in the right order"),
+    Metric("pearson", "Pearson correlation", "the correlation with the true scores", scale=(-1.0, 1.0)),
+    Metric("spearman", "Spearman correlation", "the correlation of the ranks", scale=(-1.0, 1.0)),
+    Metric("rmse", "Root mean squared error", "the root mean squared error", higher_is_better=False, scale=None),
+    Metric("mae", "Mean absolute error", "the mean absolute error", higher_is_better=False, scale=None),
+    Metric("margin", "Mean margin", "the mean margin", scale=None),
     Metric("accuracy", "Accuracy", "accuracy"),
     Metric("exact_match", "Exact match", "the share of exact matches"),
+    Metric("squad_exact_match", "Exact match (SQuAD)", "the share of exact matches"),
+    Metric("token_f1", "Token F1", "token F1"),
     Metric("rougeL", "ROUGE-L", "ROUGE-L"),
     Metric("rouge1", "ROUGE-1", "ROUGE-1"),
     Metric("rouge2", "ROUGE-2", "ROUGE-2"),
@@ -58,8 +71,11 @@ METRICS = {metric.name: metric for metric in _KNOWN}
 """In the order in which they are shown; the first that both models have is what the verdict speaks of."""
 
 
-_LOSS_OF_ROWS = Metric("loss", "Loss per row", "the loss", higher_is_better=False, scale=None)
-"""The loss of a classification, which has one class a row."""
+_LOSS_OF = {
+    unit: Metric("loss", f"Loss per {unit}", "the loss", higher_is_better=False, scale=None)
+    for unit in ("row", "word", "window", "pair")
+}
+"""The loss of a head, by what it is a mean over."""
 
 
 def metric_of(name: str) -> Metric:
@@ -71,8 +87,9 @@ def ordered(*evaluations: Mapping[str, Any]) -> list[Metric]:
     """The metrics that any of the models has, known ones first."""
     present = {name: None for one in evaluations for name in mapping(one.get("metrics"))}
     known = [metric for name, metric in METRICS.items() if name in present]
-    if any(one.get("unit") == "row" for one in evaluations):
-        known = [_LOSS_OF_ROWS if metric.name == "loss" else metric for metric in known]
+    unit = next((str(one["unit"]) for one in evaluations if one.get("unit") in _LOSS_OF), None)
+    if unit:
+        known = [_LOSS_OF[unit] if metric.name == "loss" else metric for metric in known]
     return known + [metric_of(name) for name in present if name not in METRICS]
 
 

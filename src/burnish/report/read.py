@@ -17,6 +17,10 @@ from burnish.report.numbers import number
 FILES = ("recipe.yaml", "model.json", "data.json", "metrics.jsonl", "evaluation.json")
 
 
+UNITS = {"text": "trained token", "token-classification": "word", "extractive-qa": "window", "ranking": "pair"}
+"""What the loss of a task is a mean over; a row where it is not named."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What a run folder holds.
@@ -92,8 +96,13 @@ class Run:
 
     @property
     def classifies(self) -> bool:
-        """Whether a head was trained to tell classes apart."""
-        return self.model.get("task") == "classification"
+        """Whether a head beside the model was trained, in place of the words that it writes."""
+        return self.model.get("task") not in (None, "text")
+
+    @property
+    def unit(self) -> str:
+        """What the loss is a mean over."""
+        return UNITS.get(str(self.model.get("task")), "row")
 
     @property
     def train_rows(self) -> int | None:

@@ -33,6 +33,9 @@ _STEPS = {
 }
 
 
+_CONVERTED = {"classification": "with text and label", "token-classification": "with words and tags"}
+
+
 def sources(run: Run) -> list[dict[str, Any]]:
     """Each source with its hash, its format and why it was taken for that."""
     found = []
@@ -70,7 +73,11 @@ def present(run: Run) -> list[str]:
 def steps(run: Run) -> list[tuple[str, list[str]]]:
     """What each step left of each split."""
     shown = present(run)
-    named = {**_STEPS, "convert": "with text and label"} if run.classifies else _STEPS
+    named = (
+        {**_STEPS, "convert": _CONVERTED.get(str(run.model.get("task")), "with text and target")}
+        if run.classifies
+        else _STEPS
+    )
     return [
         (named.get(str(step.get("step")), str(step.get("step"))), [count(step.get(name)) for name in shown])
         for step in objects(run.data.get("steps"))

@@ -63,11 +63,14 @@ def caveats(run: Run) -> tuple[str, ...]:
             "which flatters the tuned model a little."
         )
     majority = mapping(run.evaluation.get("majority"))
+    new = "The head is new: before training it answers at chance, so “base” says what the random head gets right."
+    if run.evaluation.get("new_head") is True and number(majority.get("accuracy")) is None:
+        found.append(new)
     if run.evaluation.get("new_head") is True and number(majority.get("accuracy")) is not None:
         found.append(
-            "The head is new: before training it answers at chance, so “base” says what the random head gets right. "
-            f"Always answering “{majority.get('label')}”, the most frequent class of the training rows, would be right "
-            f"in {share(majority.get('accuracy'))} of these rows (macro-F1 {decimal(majority.get('macro_f1'), 2)})."
+            f"{new} Always answering “{majority.get('label')}”, the most frequent class of the training rows, would be "
+            f"right in {share(majority.get('accuracy'))} of these rows "
+            f"(macro-F1 {decimal(majority.get('macro_f1'), 2)})."
         )
     if run.damaged:
         found.append(f"These files could not be read and are left out: {', '.join(run.damaged)}.")

@@ -16,7 +16,7 @@ from burnish.data.batches import BatchConfig
 from burnish.data.config import DataConfig
 from burnish.evaluate.config import EvaluateConfig
 from burnish.models.config import ModelConfig
-from burnish.objectives.config import ClassificationTask, TaskConfig, TextTask
+from burnish.objectives.config import TaskConfig, TextTask
 from burnish.optim.config import OptimConfig
 from burnish.train.memory import MemoryConfig
 from burnish.train.precision import PrecisionName
@@ -58,8 +58,8 @@ class EarlyStoppingConfig(Config):
     patience: int | None = Field(None, ge=1)
     """Stop after this many evaluations without improvement. Without it the run goes to its end."""
     metric: str = "loss"
-    """The validation metric that decides: `loss`, or for a classification (by `task` or by `evaluate.choices`) also
-    `accuracy` or `macro_f1`."""
+    """The validation metric that decides: `loss`, or another of the task's (`docs/tasks.md` lists them); for
+    `evaluate.choices` also `accuracy` or `macro_f1`. Errors count as better when they are smaller."""
     min_improvement: float = Field(0.0, ge=0)
     """A change smaller than this does not count as an improvement."""
 
@@ -108,8 +108,8 @@ class RunConfig(Config):
     def _one_way_to_classify(self) -> RunConfig:
         if self.classifies and (self.evaluate.choices or self.evaluate.metrics):
             raise ValueError(
-                "`evaluate.choices` and `evaluate.metrics` are for models that write; a classification is scored by "
-                "its head: accuracy, macro-F1 and the confusion matrix come without them"
+                "`evaluate.choices` and `evaluate.metrics` are for models that write; this task is scored by "
+                "its head, and its metrics come without them"
             )
         return self
 
@@ -126,13 +126,14 @@ class RunConfig(Config):
 
     @property
     def classifies(self) -> bool:
-        """Whether a head is trained to tell classes apart."""
-        return isinstance(self.task, ClassificationTask)
+        """Whether a head beside the model is trained, in place of the words that it writes."""
+        return not isinstance(self.task, TextTask)
 
     @model_validator(mode="after")
     def _metric_exists(self) -> RunConfig:
         scored = bool(self.evaluate.choices) or self.classifies
-        known = {"loss", "accuracy", "macro_f1"} if scored else {"loss"}
+        of_task = {"accuracy", "macro_f1"} if self.evaluate.choices else self.task.metrics
+        known = {"loss", *of_task}
         if self.early_stopping.metric not in known:
             hint = "" if scored else "; accuracy and macro_f1 need `task: classification` or `evaluate.choices`"
             raise ValueError(f"early_stopping.metric must be one of {', '.join(sorted(known))}{hint}")

@@ -85,7 +85,7 @@ def compare_export(run: Path, export: str, *, max_new_tokens: int = 16) -> Expor
 
 
 def _compare_classes(run: Path, ours: Loaded, theirs: Loaded) -> ExportReport:
-    """The same for a classification: the same tokens, and the same class for each text."""
+    """The same for a head: the same tokens, and the same answer to each text."""
     if theirs.classifier is None or ours.classifier is None:
         raise UserError(
             "the export has no classification head that Burnish reads",
@@ -98,7 +98,7 @@ def _compare_classes(run: Path, ours: Loaded, theirs: Loaded) -> ExportReport:
         ids = [renderer_of(m).prompt_ids(prompt) for m in (ours, theirs)]
         report.same_ids += ids[0] == ids[1]
         both = [last_logits(m, torch.tensor([i])) for m, i in zip((ours, theirs), ids, strict=True)]
-        names = [m.classifier.labels[int(x.argmax())] for m, x in zip((ours, theirs), both, strict=True)]  # type: ignore[union-attr]
+        names = [_said(m, x) for m, x in zip((ours, theirs), both, strict=True)]
         if names[0] == names[1]:
             report.same_answers += 1
         else:
@@ -106,6 +106,17 @@ def _compare_classes(run: Path, ours: Loaded, theirs: Loaded) -> ExportReport:
         if both[0].shape == both[1].shape:
             report.difference = max(report.difference, float((both[0] - both[1]).abs().max()))
     return report
+
+
+def _said(loaded: Loaded, logits: torch.Tensor) -> str:
+    """What a head's logits say: the likeliest of its names, of each token where it reads them all; a number rounded."""
+    assert loaded.classifier is not None
+    labels = loaded.classifier.labels
+    if len(labels) == 1:
+        return f"{float(logits.flatten()[0]):.3f}"
+    axis = 1 if loaded.classifier.task == "extractive-qa" else -1
+    found = logits.argmax(axis).flatten().tolist()
+    return " ".join(labels[i] if axis == -1 else str(i) for i in found)
 
 
 def _ids(loaded: Loaded, prompts: list[str]) -> list[list[int]]:

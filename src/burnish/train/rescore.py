@@ -43,7 +43,7 @@ def score_target(
     """
     if config.classifies and run is None:
         raise UserError(
-            "this recipe's classification head is new: before training it answers at chance",
+            "this recipe's head is new: before training it answers at chance",
             where="task",
             fix="train it with `burnish run`, whose report scores it before and after; or name a run",
         )
@@ -66,7 +66,7 @@ def _score(config: RunConfig, loaded: Loaded, prepared: Prepared, split: str, ro
     result = evaluate(_view(config, loaded), rows, config.evaluate, prepared.renderer)
     if rows_file:
         write_atomic(rows_file, jsonl(predictions(rows, model=result)))
-    return {"split": split, "rows": len(rows.table), "model": result.to_json()}
+    return {"split": split, "rows": rows.questions, "model": result.to_json()}
 
 
 def _view(config: RunConfig, loaded: Loaded) -> View:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from burnish.core.findings import Finding
 from burnish.data.render import Renderer
 from burnish.data.table import TokenTable
 from burnish.evaluate.classification import Classified
+from burnish.evaluate.head_rows import HeadResult
 from burnish.evaluate.loss import RowLosses, View, batch_tokens
 from burnish.evaluate.run import Evaluation, Split, compare, evaluate, learnt_nothing, predictions
 from burnish.evaluate.text import require_metrics
@@ -93,6 +94,20 @@ class Scorer:
         with self.setup.attached.disabled():  # what a fresh adapter adds is zero, and takes time
             return self._score("base")
 
+    def settle_head(self, folder: RunFolder) -> None:
+        """Choose on the validation rows what the head needs besides its numbers, such as thresholds, and say so."""
+        split, head = self.validation_split, self.setup.loaded.classifier
+        if head is None or split.head is None or split.head.choose is None or split.rows is None:
+            return
+        tell(self.callbacks, Stage("choosing thresholds on the validation rows"))
+        result = self._evaluate(split, quiet=True).result
+        assert result is not None
+        chosen, findings = split.head.choose(result.columns, head.settings, split.rows.renderer.labels)
+        head.settings |= chosen
+        folder.note(findings)
+        for finding in findings:
+            tell(self.callbacks, Noticed(finding))
+
     def tuned(self) -> Evaluation:
         """Score the model that is handed over."""
         return self._score("tuned")
@@ -128,9 +143,11 @@ class Scorer:
             finding = nothing_learnt()
             folder.note([finding])
             tell(self.callbacks, Noticed(finding))
-        result = {"split": split.name, "rows": len(split.table), "base": base.to_json(), "tuned": tuned.to_json()}
-        if split.unit == "row":
-            result |= {"new_head": True, "majority": majority(self.setup.prepared.train, split)}
+        result = {"split": split.name, "rows": split.questions, "base": base.to_json(), "tuned": tuned.to_json()}
+        if self.setup.config.classifies:
+            result["new_head"] = True
+        if split.choices and split.unit == "row":
+            result["majority"] = majority(self.setup.prepared.train, split)
         folder.write("evaluation.json", {**result, "comparison": compare(base, tuned, split)})
 
     def _score(self, which: str) -> Evaluation:
@@ -159,6 +176,7 @@ def store_base(folder: RunFolder, base: Evaluation, samples: list[str]) -> None:
             "counts": base.losses.counts.tolist(),
             "scores": base.scores.tolist(),
             "samples": samples,
+            "result": base.result.to_json() if base.result else None,
         },
     )
 
@@ -174,7 +192,10 @@ def stored_base(folder: RunFolder, split: Split, scorer: Scorer) -> tuple[Evalua
     if split.choices:
         classified = Classified.count(split.choices, split.true, scores.argmax(1).tolist())
     losses = RowLosses(np.asarray(saved["totals"]), np.asarray(saved["counts"]))
-    return Evaluation(split.name, losses, classified, scores, seed=config.seed, unit=split.unit), saved["samples"]
+    base = Evaluation(split.name, losses, classified, scores, seed=config.seed, unit=split.unit)
+    if split.rows and saved.get("result"):
+        base = replace(base, result=HeadResult.read(saved["result"]), labels=split.rows.renderer.labels)
+    return base, saved["samples"]
 
 
 def majority(train: TokenTable, split: Split) -> dict[str, Any]:

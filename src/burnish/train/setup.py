@@ -29,19 +29,20 @@ from burnish.models.fuse import fuse
 from burnish.models.head import head_of
 from burnish.models.load import Loaded, pad_id
 from burnish.models.recompute import checkpoint_activations
-from burnish.objectives.config import ClassificationTask
+from burnish.objectives.config import TextTask
 from burnish.objectives.context import ModelContext
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
 from burnish.train.config import RunConfig
 from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
+from burnish.train.heads import choose_pooling
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
 from burnish.train.precision import Precision, choose_precision
 from burnish.train.sample import Rows
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
-from burnish.train.tasks import HEAD_RATE_SCALE, choose_pooling, load_new, read_data, task_of
+from burnish.train.tasks import HEAD_RATE_SCALE, load_new, read_data, task_of
 from burnish.train.updates import Updates
 
 EVALUATIONS = 10
@@ -394,14 +395,14 @@ def settings(setup: Setup) -> list[Finding]:
 def head_settings(setup: Setup) -> list[Finding]:
     """What was decided about a new head."""
     head, task = setup.loaded.classifier, setup.config.task
-    if head is None or not isinstance(task, ClassificationTask):
+    if head is None or isinstance(task, TextTask):
         return []
-    _, reason = choose_pooling(task.pooling, setup.loaded)
+    _, reason = choose_pooling(getattr(task, "pooling", "tokens"), setup.loaded)
     return [
         _note("task.pooling", f"the head reads `{head.pooling}` of the hidden states: {reason}", "task.pooling"),
         _note(
             "task.head",
-            f"the head of {len(head.labels)} classes is new, so before training it answers at chance; it is kept in "
+            f"the head of {_outputs(head.labels)} is new, so before training it answers at chance; it is kept in "
             f"fp32 and learns {max(setup.head_scales.values()):g} times as fast as the rest, which is trained already",
             "task.head_rate_scale",
         ),
@@ -421,6 +422,10 @@ def quantization_settings(setup: Setup) -> list[Finding]:
         f"{setup.precision.to_json()['weights']}, together {megabytes['total']}{left}"
     )
     return [_note("model.quantization", what, "model.quantization")]
+
+
+def _outputs(labels: Sequence[str]) -> str:
+    return f"{len(labels)} classes" if len(labels) > 1 else "one number"
 
 
 def _note(code: str, what: str, where: str) -> Finding:

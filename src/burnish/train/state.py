@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-HIGHER_IS_BETTER = {"loss": False, "accuracy": True, "macro_f1": True}
+HIGHER_IS_BETTER = {"loss": False, "accuracy": True, "macro_f1": True, "mae": False, "rmse": False}
+"""Whichever is not named here is better when it is higher."""
 
 
 @dataclass
@@ -55,7 +56,7 @@ class TrainState:
         self.evaluated_step = self.step
         gain = float("-inf")
         if value == value and abs(value) != float("inf"):
-            sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+            sign = 1.0 if HIGHER_IS_BETTER.get(metric, True) else -1.0
             gain = float("inf") if self.best_value is None else sign * (value - self.best_value)
         if gain > min_improvement:
             self.best_step, self.best_value, self.bad_evaluations = self.step, value, 0

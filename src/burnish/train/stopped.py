@@ -21,6 +21,7 @@ from burnish.core.files import disk_errors, make_readable
 from burnish.core.types import Batch
 from burnish.evaluate.loss import owners_of
 from burnish.models.fuse import unfuse
+from burnish.ops.units import UNIT_LOSSES
 from burnish.train.folder import RunFolder, open_run
 from burnish.train.handover import read_recipe
 from burnish.train.loop import to_device
@@ -140,11 +141,11 @@ def _look(setup: Setup, batch: Batch, found: Replay) -> None:
 
 
 def unit_losses(setup: Setup, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The loss of every trained token, or of every row of a classification, and the place of its row in the batch."""
+    """The loss of every trained token, or of whatever a head says, and the place of its row in the batch."""
     labels = batch["labels"]
     if setup.config.classifies:
-        logits = setup.context().class_logits(batch)
-        return nn.functional.cross_entropy(logits, labels, reduction="none"), torch.arange(len(labels))
+        losses, owners = UNIT_LOSSES[setup.config.task.head](setup.context().class_logits(batch), batch)
+        return losses, owners.cpu()
     return setup.context().token_losses(batch), owners_of(batch)[(labels != -100).cpu()]
 
 

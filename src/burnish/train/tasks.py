@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from burnish.adapters.registry import METHODS
 from burnish.core.errors import UserError
 from burnish.core.findings import Finding
-from burnish.core.types import Term
-from burnish.data.labelled import Classes
+from burnish.core.types import Batch, Term
 from burnish.data.prepare import Prepared, prepare
 from burnish.data.render import Kind
-from burnish.models.classifier import PoolingName, drop_idle_pooler, new_classifier
+from burnish.data.tasks import Task as DataTask
+from burnish.data.tasks import TextTask as LearntText
 from burnish.models.forward import positions_of
 from burnish.models.load import Loaded, load, load_model_config, load_tokenizer
-from burnish.models.pooling import declared_pooling
-from burnish.objectives.classification import balanced_weights, classification_terms
-from burnish.objectives.config import ClassificationTask
+from burnish.objectives.heads import head_terms, rows_of, tokens_of
 from burnish.objectives.sft import supervised_terms
+from burnish.ops.units import UnitLosses, pair_units, several_units, span_units, token_units
+from burnish.train import heads
 from burnish.train.config import RunConfig
 
 HEAD_RATE_SCALE = 10.0
@@ -35,7 +34,7 @@ class Task:
 
     Attributes:
         terms: The objective, from the recipe's task and the rows.
-        classes: What the preparation of data is to look for; None to learn text.
+        data: What the preparation of data learns from the rows.
         headless: Whether the model is loaded without a language-model head.
         adorn: Puts new heads on a freshly loaded model.
         settle: The recipe with what the rows decide filled in.
@@ -44,7 +43,7 @@ class Task:
     """
 
     terms: Callable[[RunConfig, Prepared], list[Term]]
-    classes: Callable[[RunConfig], Classes | None] = lambda config: None
+    data: Callable[[RunConfig], DataTask] = lambda config: LearntText()
     headless: bool = False
     adorn: Callable[[RunConfig, Loaded], Loaded] = lambda config, loaded: loaded
     settle: Callable[[RunConfig, Prepared], RunConfig] = lambda config, prepared: config
@@ -54,7 +53,7 @@ class Task:
 
 def task_of(config: RunConfig) -> Task:
     """The entry of a recipe's task."""
-    return TASKS[config.task.kind]
+    return TASKS[config.task.head]
 
 
 def read_data(config: RunConfig) -> Prepared:
@@ -62,7 +61,7 @@ def read_data(config: RunConfig) -> Prepared:
     tokenizer, model_config = load_tokenizer(config.model), load_model_config(config.model)
     kind: Kind = "seq2seq" if model_config.is_encoder_decoder else "causal"
     data, notes = within_positions(config, model_config) if config.classifies else (config.data, [])
-    prepared = prepare(data, tokenizer, kind, config.seed, classes=task_of(config).classes(config))
+    prepared = prepare(data, tokenizer, kind, config.seed, task=task_of(config).data(config))
     prepared.findings.extend(notes)
     return prepared
 
@@ -97,87 +96,44 @@ def load_new(config: RunConfig, dtype: torch.dtype) -> Loaded:
     return task.adorn(config, load(config.model, dtype, headless=task.headless))
 
 
-def _classes(config: RunConfig) -> Classes:
-    assert isinstance(config.task, ClassificationTask)
-    return Classes(config.task.labels)
+def _with_rates(**entry: Any) -> Task:
+    """A task with a head: the model comes without its own, and learns at the rates of such."""
+    return Task(headless=True, rates=heads.HEAD_RATES, head_rate_scales={"prompt": 0.3, "prefix": 1.0}, **entry)
 
 
-def _with_new_head(config: RunConfig, loaded: Loaded) -> Loaded:
-    task = config.task
-    assert isinstance(task, ClassificationTask) and task.labels
-    pooling, _ = choose_pooling(task.pooling, loaded)
-    if any(METHODS[adapter.method].format == "model" for adapter in config.adapters):
-        drop_idle_pooler(loaded.model, pooling)
-    bias = loaded.kind == "encoder"  # the heads of `transformers` on decoders have none, so that ours can become theirs
-    loaded.classifier = new_classifier(
-        loaded.model, task.labels, pooling, dropout=task.dropout, bias=bias, seed=config.seed
-    )
-    return loaded
-
-
-def choose_pooling(asked: str, loaded: Loaded) -> tuple[PoolingName, str]:
-    """What the head reads, and why."""
-    if asked != "auto":
-        return asked, "the recipe says so"  # type: ignore[return-value]
-    declared = declared_pooling(Path(loaded.folder))
-    if declared is not None:
-        return declared, "the model's files say that its sentence vectors are made so"
-    if loaded.kind == "causal":
-        return "last", "the last token is the only one that has seen the whole text"
-    return "mean", "every token has seen the whole text, and their mean needs no token that was trained for it"
-
-
-def _settled(config: RunConfig, prepared: Prepared) -> RunConfig:
-    assert isinstance(config.task, ClassificationTask)
-    labels = prepared.renderer.labels  # type: ignore[attr-defined]  # a classification's renderer has them
-    render = prepared.renderer.config
-    return config.model_copy(
-        update={
-            "task": config.task.model_copy(update={"labels": tuple(labels)}),
-            "data": config.data.model_copy(update={"render": render}),
-        }
-    )
-
-
-def _classification(config: RunConfig, prepared: Prepared) -> list[Term]:
-    task = config.task
-    assert isinstance(task, ClassificationTask)
-    weights = None
-    if task.class_weights == "balanced":
-        weights = balanced_weights(prepared.train.labels, len(task.labels))
-    return classification_terms(
-        label_smoothing=task.label_smoothing, focal_gamma=task.focal_gamma, class_weights=weights
-    )
+def _mean(
+    name: str, units: UnitLosses, count: Callable[[Batch], Tensor]
+) -> Callable[[RunConfig, Prepared], list[Term]]:
+    """The objective of a task whose loss is a plain mean."""
+    return lambda config, prepared: head_terms(name, units, count)
 
 
 TASKS: Mapping[str, Task] = {
     "text": Task(terms=lambda config, prepared: supervised_terms()),
-    "classification": Task(
-        terms=_classification,
-        classes=_classes,
-        headless=True,
-        adorn=_with_new_head,
-        settle=_settled,
-        rates={
-            "lora": (
-                5e-4,
-                "LoRA with a new head: on 1,000 tweets MiniLM reached macro-F1 0.70 with it, 0.65 with 2e-4",
-            ),
-            "bottleneck": (
-                1e-3,
-                "bottleneck adapters with a new head: on 500 tweets MiniLM reached macro-F1 0.70, its head alone 0.67",
-            ),
-            "ia3": (
-                1e-3,
-                "(IA)^3 with a new head: on 500 tweets MiniLM reached macro-F1 0.67 with it, 0.65 with 3e-3, at which "
-                "the head, ten times as fast, overshoots",
-            ),
-            "norm": (2e-3, "norms with a new head: on 500 tweets MiniLM reached macro-F1 0.68, its head alone 0.67"),
-            "bitfit": (2e-3, "biases with a new head: on 500 tweets MiniLM reached macro-F1 0.68, its head alone 0.67"),
-            "head": (1e-3, "the head learns ten times as fast: 1e-2 suits a linear map on frozen features"),
-            "full": (5e-5, "the upper end of what BERT's authors searched (2e-5 to 5e-5); the head learns faster"),
-        },
-        head_rate_scales={"prompt": 0.3, "prefix": 1.0},
+    "classification": _with_rates(
+        terms=heads.classification, data=heads.classes, adorn=heads.with_labels, settle=heads.settled_labels
     ),
+    "multi-label": _with_rates(
+        terms=_mean("multi-label", several_units, rows_of),
+        data=heads.several,
+        adorn=heads.with_labels,
+        settle=heads.settled_labels,
+    ),
+    "token-classification": _with_rates(
+        terms=_mean("token-classification", token_units, tokens_of),
+        data=heads.tagged,
+        adorn=heads.with_labels,
+        settle=heads.settled_labels,
+    ),
+    "extractive-qa": _with_rates(
+        terms=_mean("extractive-qa", span_units, rows_of),
+        data=heads.spanned,
+        adorn=heads.with_ends,
+        settle=heads.settled_spans,
+    ),
+    "regression": _with_rates(
+        terms=heads.regression, data=heads.scored, adorn=heads.with_score, settle=heads.settled_scores
+    ),
+    "ranking": _with_rates(terms=_mean("ranking", pair_units, rows_of), data=heads.paired, adorn=heads.with_score),
 }
-"""What a model can learn, by the value of ``task.kind``."""
+"""What a model can learn, by the value of ``task.kind`` (``multi-label`` for a classification that says so)."""
