@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from burnish.adapters.attach import attach
+from burnish.adapters.base import METHODS, Parts
 from burnish.adapters.full import FullConfig
 from burnish.adapters.lora import LoraConfig
 from burnish.core.errors import UserError
@@ -58,6 +60,21 @@ def test_a_method_is_counted_by_what_it_builds(tmp_path: Path, model: PreTrained
     real = load(ModelConfig(path=str(save_tiny(tmp_path))), torch.float32).model
     assert attach(real, LoraConfig(rank=3)).parameters_count == 3264
     assert parameters_of(FullConfig(), model) == sum(p.numel() for p in model.parameters())
+
+
+def test_a_method_that_computes_with_the_weights_is_counted_too(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build that reads a number from a weight, which a meta tensor has not: it sees zeros, and the shapes stay."""
+    entry = METHODS["lora"]
+
+    def reading(model: PreTrainedModel, config: LoraConfig, seed: int) -> Parts:
+        assert float(model.get_input_embeddings().weight.detach().norm()) == 0.0  # refused by a meta tensor
+        return entry.build(model, config, seed)
+
+    monkeypatch.setitem(METHODS._items, "lora", replace(entry, build=reading))
+    assert parameters_of(LoraConfig(rank=3), model) == 3 * PER_RANK
+    assert all(p.is_meta for p in model.parameters())
 
 
 def test_the_setting_that_sizes_a_method_is_found(model: PreTrainedModel) -> None:

@@ -298,7 +298,7 @@ def read(
     bridge = _bridge_of(parts.placed)
     with bridge.with_layers() as wrapped, _as_user_error(PEFT + name, WEIGHTS):
         wanted = peft.get_peft_model_state_dict(wrapped, adapter_name=SET, save_embedding_layers=False)
-        _refuse_difference({k.removeprefix(PREFIX): v for k, v in wanted.items()}, tensors)
+        _refuse_difference(name, {k.removeprefix(PREFIX): v for k, v in wanted.items()}, tensors)
         peft.set_peft_model_state_dict(wrapped, {_with_prefix(k): v for k, v in tensors.items()}, adapter_name=SET)
     plain = cls()
     kept = {k: v for k, v in given.items() if k not in BOOKKEEPING and k in vars(plain) and getattr(plain, k) != v}
@@ -310,12 +310,13 @@ def _with_prefix(name: str) -> str:
     return name if name.startswith(OUTSIDE) else PREFIX + name
 
 
-def _refuse_difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _refuse_difference(method: str, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     fix = "load it onto the base that it was trained on, or save it again"
     if missing or unexpected:
         kind, first = ("missing", missing[0]) if missing else ("unexpected", unexpected[0])
-        raise UserError(f"{len(missing or unexpected)} tensors are {kind}, such as `{first}`", where=WEIGHTS, fix=fix)
+        what = f"for `{PEFT}{method}` {len(missing or unexpected)} tensors are {kind}, such as `{first}`"
+        raise UserError(what, where=WEIGHTS, fix=fix)
     for name, tensor in wanted.items():
         if tensor.shape != found[name].shape:
             shapes = f"{tuple(found[name].shape)}, this model needs {tuple(tensor.shape)}"

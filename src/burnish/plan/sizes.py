@@ -5,10 +5,14 @@ Nothing here knows a method by name: a configuration is built on the model's sha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import torch
 from pydantic import ValidationError
+from torch import nn
 from transformers import PreTrainedModel
 
 from burnish.adapters.base import METHODS, MethodConfig, Parts
@@ -37,8 +41,14 @@ def parts_of(config: MethodConfig, model: PreTrainedModel) -> Parts:
     fields = type(config).model_fields
     plain = {name: fields[name].default for name in STARTS if name in fields and not fields[name].is_required()}
     counted = config.model_copy(update=plain)
+    build = METHODS[config.method].build
     try:
-        return METHODS[config.method].build(model, counted, 0)
+        return build(model, counted, 0)
+    except (RuntimeError, NotImplementedError):
+        pass  # it computes with the weights while it builds, as DoRA with their norms
+    try:
+        with zeros_for_weights(model):
+            return build(model, counted, 0)
     except (RuntimeError, NotImplementedError) as error:  # what PyTorch says of a tensor without numbers
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
@@ -46,6 +56,24 @@ def parts_of(config: MethodConfig, model: PreTrainedModel) -> Parts:
             where="adapter",
             fix="leave this method out of the plan, or set its size by hand",
         ) from error
+
+
+@contextmanager
+def zeros_for_weights(model: PreTrainedModel) -> Iterator[None]:
+    """Zeros in the place of weights without numbers: views of one zero, which take no memory whatever their shape."""
+    kept = [(module, name, p) for module in model.modules() for name, p in module._parameters.items() if p is not None]
+    zeros = {
+        id(p): nn.Parameter(torch.zeros((), dtype=p.dtype).expand(p.shape), requires_grad=False)
+        for _, _, p in kept
+        if p.is_meta
+    }
+    for module, name, parameter in kept:
+        module._parameters[name] = zeros.get(id(parameter), parameter)
+    try:
+        yield
+    finally:
+        for module, name, parameter in kept:
+            module._parameters[name] = parameter
 
 
 def parameters_of(config: MethodConfig, model: PreTrainedModel) -> int:
