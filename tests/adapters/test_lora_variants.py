@@ -14,16 +14,22 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from burnish.adapters.adalora import AdaloraConfig
 from burnish.adapters.attach import attach
+from burnish.adapters.base import MethodConfig
 from burnish.adapters.load import load
 from burnish.adapters.lora import LoraConfig
 from burnish.adapters.lora_config import InitOptions
 from burnish.adapters.lora_init import truncated_svd
 from burnish.adapters.lora_layers import DoraAdapter, LoraAdapter, matrix_of, projection_of
+from burnish.adapters.vera import VeraConfig
 from burnish.core.config import build
 from burnish.core.errors import UserError
+from burnish.models.fuse import fuse
+from burnish.objectives.context import ModelContext
 from burnish.optim.groups import parameter_groups
 from tests.adapters.common import gradients, logits, loss, randomize, train_steps
+from tests.adapters.test_contract import assert_equal_gradients, packed
 from tests.support.tiny import tiny, tiny_inputs
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
@@ -307,3 +313,28 @@ def test_packed_weights_take_plain_lora_only() -> None:
     for given in ({"dora": True}, {"init": "pissa"}):
         with pytest.raises(UserError, match="packed into few bits"):
             attach(model, LoraConfig(rank=4, **given))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(rank=4, init="pissa"),
+        LoraConfig(rank=4, init="orthogonal"),
+        VeraConfig(rank=8),
+        AdaloraConfig(rank=4, target_rank=2),
+    ],
+)
+def test_fused_layers_compute_the_same(config: MethodConfig) -> None:
+    """Packs through the fused layers of Llama and through its own: hidden states and gradients, to rounding."""
+    found = []
+    for fused in (False, True):
+        model = tiny("llama")
+        attached = attach(model, config)
+        randomize(attached.trainable(), std=0.2)
+        assert (fuse(model, projection_of) if fused else 2) == 2
+        rows = [torch.arange(4, 11), torch.arange(30, 35)]
+        hidden = ModelContext(model).hidden(packed(rows))
+        hidden.pow(3).sum().backward()
+        found.append((hidden.detach(), gradients(attached.trainable())))
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-4, rtol=1e-4)
+    assert_equal_gradients(found[1][1], found[0][1])

@@ -39,7 +39,8 @@ class AdaloraConfig(MethodConfig):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the input of the update while training."""
     warmup: float = Field(0.1, ge=0, le=1)
-    """Share of the updates before the first pruning (three of them at least)."""
+    """Share of the updates before the first pruning (three of them at least). A run of so few updates that none lies
+    between `warmup` and `settle` prunes nothing."""
     settle: float = Field(0.3, ge=0, le=1)
     """Share of the updates at the end, after the last pruning."""
     prune_every_steps: int = Field(10, ge=1)
