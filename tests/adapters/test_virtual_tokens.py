@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from burnish.adapters.attach import attach
+from burnish.adapters.attach import Attached, attach
 from burnish.adapters.base import MethodConfig, NotMergeable
 from burnish.adapters.load import load
+from burnish.adapters.lora import LoraConfig
 from burnish.adapters.p_tuning import PTuningConfig
 from burnish.adapters.prefix import PrefixConfig
 from burnish.adapters.prompt import PromptConfig
@@ -357,3 +358,23 @@ def test_a_network_goes_on_where_it_was(tmp_path: Path) -> None:
         assert again.configs == attached.configs
         for (name, wanted), (other, found) in zip(attached.trainable(), again.trainable(), strict=True):
             assert name == other and torch.equal(wanted, found)
+
+
+@pytest.mark.parametrize("headless", [False, True])
+def test_they_combine_and_load_under_another_name(headless: bool, tmp_path: Path) -> None:
+    """A prompt, a prefix and LoRA at once; a model without a head carries the prompt at its root, which has no name."""
+
+    def model() -> PreTrainedModel:
+        return base("bert").base_model if headless else base("bert")
+
+    def outcome(attached: Attached) -> Tensor:
+        with torch.no_grad():
+            return attached.model(**inputs_of("bert"))[0]
+
+    attached = attach(model(), [CONFIGS["prompt"], CONFIGS["prefix"], LoraConfig(rank=2)])
+    randomize(attached.trainable(), std=0.3)
+    attached.save(tmp_path)
+    again = load(tmp_path, model(), name="other")
+    assert torch.equal(outcome(again), outcome(attached))
+    with again.disabled():
+        assert torch.equal(outcome(again), model()(**inputs_of("bert"))[0])
