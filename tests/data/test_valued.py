@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,28 @@ import torch
 from burnish.core.config import build
 from burnish.core.errors import UserError
 from burnish.core.findings import refuse_stops
+from burnish.data import cache
 from burnish.data.batches import collate
 from burnish.data.config import DataConfig, RenderConfig
 from burnish.data.example import Example
 from burnish.data.prepare import Prepared, prepare
+from burnish.data.spans import SpanTask
+from burnish.data.streams import SPLITS, Opened
+from burnish.data.tagged import TaggedTask
 from burnish.data.valued import PairRenderer, PairTask, ScoredTask, SeveralTask
 from burnish.models.forward import hidden_states, supports_packing
 from tests.data.test_labelled import bert_tokenizer, texts
-from tests.support.head_rows import asked_rows, preferred_rows, scored_rows, several_rows
+from tests.support.head_rows import ROWS, asked_rows, preferred_rows, scored_rows, several_rows, tagged_rows
 from tests.support.recipes import write_rows
 from tests.support.tiny import tiny, tiny_tokenizer
+
+TASKS: dict[str, Any] = {
+    "token-classification": TaggedTask(),
+    "extractive-qa": SpanTask(),
+    "multi-label": SeveralTask(),
+    "regression": ScoredTask(),
+    "ranking": PairTask(),
+}
 
 
 def prepared(folder: Path, rows: Any, task: Any = None, **data: Any) -> Prepared:
@@ -145,3 +159,41 @@ def test_packed_pairs_of_texts_reach_the_model_with_their_types() -> None:
             for r, t in zip(rows, types, strict=True)
         ]
         torch.testing.assert_close(hidden_states(model, packed), torch.cat(alone, dim=1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_chunks_disk_and_cache_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Three rows at a time on the disk, and once more from the cache: the same rows, windows, targets and examples."""
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
+    path = write_rows(tmp_path / "rows.jsonl", ROWS[name](70))
+    data = {"train": str(path), "split": {"validation": 5, "test": 5}, "render": {"max_length": 24}}
+    config = build(DataConfig, data)
+    made = partial(prepare, config, tiny_tokenizer(), "causal", 0, task=TASKS[name])
+    whole = made()
+    on_disk, again = (made(chunk=3, in_memory=0) for _ in range(2))
+    assert again.findings.pop(0).code == "data.from-cache"
+    for found in (on_disk, again):
+        assert found.findings == whole.findings and found.summary == whole.summary
+        for split in SPLITS:
+            assert found.table(split).content_hash() == whole.table(split).content_hash()
+            ours, theirs = ([replace(e, fields={}) for e in p.examples[split]] for p in (found, whole))
+            assert ours == theirs and len(ours) == len(found.table(split))
+
+
+def test_each_task_is_prepared_for_itself(tmp_path: Path) -> None:
+    """Other labels, strides or units give other keys of the cache."""
+    opened = Opened.of(build(DataConfig, {"train": str(write_rows(tmp_path / "rows.jsonl", tagged_rows(9)))}), None)
+    tasks = [
+        None,
+        *TASKS.values(),
+        TaggedTask(stride=3),
+        TaggedTask(every=True),
+        SpanTask(stride=3),
+        ScoredTask(1.0, 2.0),
+    ]
+    config = build(DataConfig, {"train": str(tmp_path / "rows.jsonl")})
+    keys = {
+        cache.key_of(config, tiny_tokenizer(), "causal", 0, replace(opened, task=task) if task else opened)
+        for task in tasks
+    }
+    assert len(keys) == len(tasks)
