@@ -131,7 +131,7 @@ def unflatten(tensors: Sequence[Tensor | None], constants: Sequence[Constants]) 
     for i, (scale, decode) in enumerate(constants):
         weight, bias, down, up = tensors[4 * i : 4 * i + 4]
         assert weight is not None  # a map always has one
-        made.append(Projection(weight, bias, down, up, scale, decode))
+        made.append(Projection(weight, bias, down, up, scale, decode=decode))
     return made
 
 
