@@ -25,7 +25,7 @@ from burnish.core.types import Batch
 from burnish.models.forward import supports_packing
 from burnish.objectives.context import ModelContext
 from tests.adapters.common import NAMES, gradients, logits, loss, train_steps
-from tests.adapters.variants import CASES, ROUNDED
+from tests.adapters.variants import CASES, READS_BASE, ROUNDED, case
 from tests.support.refusals import REFUSED, skip_refused
 from tests.support.tiny import tiny, tiny_inputs, tiny_kbit
 
@@ -36,7 +36,7 @@ every_model = pytest.mark.parametrize("name", NAMES)
 def make(method: str, name: str) -> tuple[PreTrainedModel, dict[str, Tensor], Attached]:
     skip_refused(method, name)
     model = tiny(name)
-    return model, tiny_inputs(name, rows=4), attach(model, CASES[method], seed=3)
+    return model, tiny_inputs(name, rows=4), attach(model, case(method), seed=3)
 
 
 @pytest.mark.parametrize(("method", "name"), REFUSED)
@@ -58,7 +58,7 @@ def test_starts_as_the_base_where_it_says_so(method: str, name: str) -> None:
     if method in ROUNDED:
         torch.testing.assert_close(logits(model, inputs), base, atol=1e-5, rtol=1e-5)
     else:
-        assert torch.equal(logits(model, inputs), base) == METHODS[CASES[method].method].identity
+        assert torch.equal(logits(model, inputs), base) == METHODS[case(method).method].identity
 
 
 @every_method
@@ -90,7 +90,7 @@ def test_what_is_saved_loads_with_equal_logits(method: str, name: str, tmp_path:
     model, inputs, attached = make(method, name)
     train_steps(model, attached.trainable(), inputs, 2)
     attached.save(tmp_path / "saved")
-    if METHODS[CASES[method].method].format == "model":
+    if METHODS[case(method).method].format == "model":
         again = type(model).from_pretrained(tmp_path / "saved").eval()
     else:
         again = tiny(name)
@@ -141,7 +141,7 @@ def test_detaching_restores_the_base_to_the_bit_or_is_refused(method: str, name:
 
 @every_method
 def test_configuration_round_trips(method: str) -> None:
-    config = CASES[method]
+    config = case(method)
     values = config.model_dump(mode="json")
     assert build(type(config), values) == config
     union: TypeAdapter[AdapterConfig] = TypeAdapter(AdapterConfig)
@@ -225,11 +225,16 @@ def test_a_base_of_4_bits(method: str, name: str, checkpointing: bool, tmp_path:
     pytest.importorskip("bitsandbytes")
     skip_refused(method, name)
     model, base, inputs = tiny_kbit(name), tiny_kbit(name), tiny_inputs(name, rows=4)
-    config = CASES[method]
+    config = case(method)
     if METHODS[config.method].format == "model":
         with pytest.raises(UserError, match=f"`{method}` trains .* in 4 bits"):
             attach(model, config)
         assert torch.equal(logits(model, inputs), logits(base, inputs))
+        return
+    if method in READS_BASE:
+        with pytest.raises(UserError, match="are packed into few bits") as caught:
+            attach(model, config)
+        assert "plain LoRA" in caught.value.fix
         return
     attached = attach(model, config, seed=3)
     if METHODS[config.method].identity and method not in ROUNDED:

@@ -31,3 +31,11 @@ ROUNDED = frozenset({"lora-orthogonal"})
 """Cases that start as the base but for the rounding of a product that is zero."""
 
 CASES: dict[str, MethodConfig] = {name: METHODS[name].config(method=name) for name in METHODS} | VARIANTS
+
+READS_BASE = frozenset({"lora-dora", "lora-pissa", "lora-pissa-fast", "lora-pissa-dora", "lora-olora", "lora-ga"})
+"""Cases that read the base's weights as numbers, and are refused where those are packed into 4 bits."""
+
+
+def case(name: str) -> MethodConfig:
+    """A case by its name; of the many methods of `peft` the plain configuration."""
+    return CASES[name] if name in CASES else METHODS[name].config(method=name)

@@ -103,12 +103,12 @@ def test_three_methods_meet_any_budget_they_can_reach(model: PreTrainedModel) ->
 
 
 def test_one_method_alone_gets_the_nearest_and_is_told_so(model: PreTrainedModel) -> None:
-    """1,088 a rank: 5,000 lies between rank 4 (4,352, -13 %) and 5 (5,440, +8.8 %)."""
-    plan = divide(model, [LoraConfig()], {"lora": 1.0}, 5_000)
-    assert plan.lines[0].value == 5 and plan.total == 5_440 and not plan.hit
-    assert "one step of lora `rank` is 1,088" in plan.notes[0]
-    assert plan.adapter() == {"method": "lora", "rank": 5}
-    assert divide(model, [LoraConfig()], {"lora": 1.0}, 5_440).hit
+    """64 and 130 a width: 1,000 lies between width 7 (974, -2.6 %) and 8 (1,104, +10.4 %)."""
+    plan = divide(model, [WidthConfig()], {"test-width": 1.0}, 1_000)
+    assert plan.lines[0].value == 7 and plan.total == 974 and not plan.hit
+    assert "one step of test-width `width` is 130" in plan.notes[0]
+    assert plan.adapter() == {"method": "test-width", "width": 7}
+    assert divide(model, [WidthConfig()], {"test-width": 1.0}, 974).hit
 
 
 def test_ranks_of_some_sites_fill_what_one_rank_for_all_leaves(model: PreTrainedModel) -> None:

@@ -44,7 +44,7 @@ def test_paths_are_taken_from_the_recipe(short: Path) -> None:
         ("train.learning_rat=1", "unknown key `train.learning_rat`", "learning_rate"),
         ("adapter=lorra", "lorra", "lora"),
         ("adapter.rank=big", "valid integer", "Width|Rank"),
-        ("adapter={method: bottleneck, rank: 8}", "unknown key `adapter.rank`", "this one has `method`, `placement`"),
+        ("adapter={method: bottleneck, rank: 8}", "unknown key `adapter.rank`", "this one has `method`"),
         ("train.batch_size=0", "greater than or equal to 1", "Rows per update"),
         ("early_stopping.metric=accuracy", "evaluate.choices", ""),
         ("trackers=[tensorbord]", "tensorboard", ""),

@@ -24,6 +24,7 @@ from burnish.adapters.base import (
     plug,
     unplug,
 )
+from burnish.adapters.entries import keys_of, refuse_entries
 from burnish.adapters.kbit import refuse_quantized
 from burnish.core.errors import UserError
 from burnish.core.names import suggestion
@@ -345,36 +346,8 @@ def _refuse_name(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def keys_of(configs: Sequence[MethodConfig]) -> tuple[str, ...]:
-    """What the entries of a set are called: by their names, else their methods, `lora`, `lora_2` and so on.
-
-    Raises:
-        UserError: Two entries have the same name.
-    """
-    keys: list[str] = []
-    for config in configs:
-        name, count = config.name or config.method, 1
-        while (key := name if count == 1 else f"{name}_{count}") in keys:
-            if config.name:
-                raise UserError(f"two entries are called `{name}`", where="adapter", fix="give each a name of its own")
-            count += 1
-        keys.append(key)
-    return tuple(keys)
-
-
 def _refuse_clashes(new: Attached) -> None:
-    seen: dict[tuple[int, str], list[MethodConfig]] = {}
-    for config, parts in zip(new.configs, new._parts, strict=True):
-        _refuse_tasks(config, parts)
-        for item in parts.placed:
-            others = seen.setdefault((id(item.site.host), config.method), [])
-            if any(not _apart(config, other) for other in others):
-                raise UserError(
-                    f"two `{config.method}` adapters would sit at `{item.site.name}`",
-                    where="adapter",
-                    fix="part their targets, or give them different `tasks`",
-                )
-            others.append(config)
+    refuse_entries(new.configs, new._parts)
     state: _State | None = getattr(new.model, _STATE, None)
     training_base = [s.name for s in ([*state.sets.values()] if state else []) if s.trains_base]
     if state and state.sets and (new.trains_base or training_base):
@@ -382,25 +355,6 @@ def _refuse_clashes(new: Attached) -> None:
             "a set that trains the base's own weights cannot share the model with other sets",
             where="adapter",
             fix="give both methods to one `attach` call, or merge or detach the first set",
-        )
-
-
-def _apart(one: MethodConfig, other: MethodConfig) -> bool:
-    """Whether two entries of one method at one place are meant: one is for all rows, or no task has both."""
-    return bool(one.tasks or other.tasks) and not set(one.tasks) & set(other.tasks)
-
-
-def _refuse_tasks(config: MethodConfig, parts: Parts) -> None:
-    """Refuse tasks for what cannot be switched by row.
-
-    Raises:
-        UserError: The entry trains weights of the base, which every row uses.
-    """
-    if config.tasks and parts.base:
-        raise UserError(
-            f"`{config.method}` trains the base's own weights, which the rows of every task use",
-            where="adapter.tasks",
-            fix="leave `tasks` out, or use a method that adds parameters",
         )
 
 

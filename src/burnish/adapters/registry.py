@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     AdapterConfig: TypeAlias = MethodConfig
 else:
     # names of a family, such as `peft:LOHA`, share one configuration: the tag of a recipe is then the family's
-    _CONFIGS = {name: METHODS[name].config for name in METHODS} | {PEFT: PeftBridgeConfig}
+    _CONFIGS = {name: METHODS[name].config for name in METHODS} | {PeftBridgeConfig.__name__: PeftBridgeConfig}
 
     def _tag(value):
         name = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
-        return PEFT if str(name).startswith(PEFT) else name
+        return PeftBridgeConfig.__name__ if str(name).startswith(PEFT) else name
 
     _MEMBERS = tuple(Annotated[config, Tag(name)] for name, config in _CONFIGS.items())
     AdapterConfig = Annotated[Union[_MEMBERS], Discriminator(_tag)]  # noqa: UP007  # members known at run time

@@ -29,18 +29,17 @@ from burnish.models.fuse import fuse
 from burnish.models.head import head_of
 from burnish.models.load import Loaded, pad_id
 from burnish.models.recompute import checkpoint_activations
-from burnish.objectives.config import TextTask
 from burnish.objectives.context import ModelContext
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
 from burnish.train.config import RunConfig
 from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
-from burnish.train.heads import choose_pooling
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
 from burnish.train.precision import Precision, choose_precision
 from burnish.train.sample import Rows
+from burnish.train.settings import settings
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
 from burnish.train.tasks import HEAD_RATE_SCALE, load_new, read_data, task_of
 from burnish.train.updates import Updates
@@ -369,64 +368,3 @@ def decoder_start(loaded: Loaded) -> int | None:
     value = getattr(config, "decoder_start_token_id", None)
     value = value if value is not None else getattr(loaded.model.generation_config, "decoder_start_token_id", None)
     return int(value) if value is not None else pad_id(loaded.tokenizer)
-
-
-def settings(setup: Setup) -> list[Finding]:
-    """What was decided for the user, each with its reason."""
-    value, reason = setup.learning_rate
-    count = sum(p.numel() for _, p in setup.trainable)
-    share = count / max(1, setup.loaded.origin["parameters"])
-    formats = setup.precision.to_json()
-    return [
-        *head_settings(setup),
-        *quantization_settings(setup),
-        _note("train.learning-rate", f"learning rate {value:g}: {reason}", "train.learning_rate"),
-        _note("train.precision", f"computes in {formats['compute']}: {formats['reason']}", "train.precision"),
-        _note(
-            "train.parameters",
-            f"{count:,} parameters are trained ({share:.2%} of the model) "
-            f"at {len(setup.attached.sites)} sites; rows are {setup.layout}"
-            + (f", {setup.fused_layers} layers are fused" if setup.fused_layers else ""),
-            "adapter",
-        ),
-    ]
-
-
-def head_settings(setup: Setup) -> list[Finding]:
-    """What was decided about a new head."""
-    head, task = setup.loaded.classifier, setup.config.task
-    if head is None or isinstance(task, TextTask):
-        return []
-    _, reason = choose_pooling(getattr(task, "pooling", "tokens"), setup.loaded)
-    return [
-        _note("task.pooling", f"the head reads `{head.pooling}` of the hidden states: {reason}", "task.pooling"),
-        _note(
-            "task.head",
-            f"the head of {_outputs(head.labels)} is new, so before training it answers at chance; it is kept in "
-            f"fp32 and learns {max(setup.head_scales.values()):g} times as fast as the rest, which is trained already",
-            "task.head_rate_scale",
-        ),
-    ]
-
-
-def quantization_settings(setup: Setup) -> list[Finding]:
-    """What weights of 4 bits take, part by part, as measured on the loaded tensors."""
-    done = setup.loaded.origin.get("quantization")
-    if done is None:
-        return []
-    megabytes = {name: f"{size / 1e6:.1f} MB" for name, size in done["bytes"].items()}
-    left = f"; {len(done['skipped'])} maps are left as they were" if done["skipped"] else ""
-    what = (
-        f"{done['modules']} linear maps are kept in {done['settings']['kind']}: {megabytes['weights']} of weights and "
-        f"{megabytes['constants']} of their constants; embeddings, norms, head and biases take {megabytes['rest']} in "
-        f"{setup.precision.to_json()['weights']}, together {megabytes['total']}{left}"
-    )
-    return [_note("model.quantization", what, "model.quantization")]
-
-
-def _outputs(labels: Sequence[str]) -> str:
-    return f"{len(labels)} classes" if len(labels) > 1 else "one number"
-
-
-def _note(code: str, what: str, where: str) -> Finding:
-    return Finding(severity="note", code=code, what=what, where=where)
