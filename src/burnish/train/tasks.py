@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from burnish.adapters.registry import METHODS
+from burnish.augment.build import methods_of
 from burnish.core.errors import UserError
 from burnish.core.findings import Finding
 from burnish.core.types import Term
@@ -24,6 +26,7 @@ from burnish.objectives.classification import balanced_weights, classification_t
 from burnish.objectives.config import ClassificationTask
 from burnish.objectives.sft import supervised_terms
 from burnish.train.config import RunConfig
+from burnish.train.handover import open_model
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,20 @@ def task_of(config: RunConfig) -> Task:
     return TASKS[config.task.kind]
 
 
-def read_data(config: RunConfig) -> Prepared:
-    """The rows of a recipe as tokens; needs the tokenizer, not the weights."""
+def read_data(config: RunConfig, *, augment: bool = True) -> Prepared:
+    """The rows of a recipe as tokens; needs the tokenizer, not the weights.
+
+    Args:
+        config: The recipe.
+        augment: Whether new training rows are made, where it asks for them; the held-out rows are the same either way.
+    """
     tokenizer, model_config = load_tokenizer(config.model), load_model_config(config.model)
     kind: Kind = "seq2seq" if model_config.is_encoder_decoder else "causal"
     data, notes = within_positions(config, model_config) if config.classifies else (config.data, [])
-    prepared = prepare(data, tokenizer, kind, config.seed, classes=task_of(config).classes(config))
+    entries = data.augment if augment else ()
+    methods = methods_of(entries, config.seed, partial(open_model, dtype=torch.float32))
+    data = data.model_copy(update={"augment": entries})
+    prepared = prepare(data, tokenizer, kind, config.seed, classes=task_of(config).classes(config), augment=methods)
     prepared.findings.extend(notes)
     return prepared
 
