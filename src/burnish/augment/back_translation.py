@@ -53,11 +53,12 @@ class BackTranslation:
             seed=rows[0].draw.randrange(2**31) if rows else number,  # the batch is drawn together, so is its seed
         )
         there = translated(forward, [self.config.forward_prefix + row.text for row in rows], settings)
-        back = translated(backward, [self.config.backward_prefix + (text or "") for text in there], settings)
-        return [
-            Variant(after, [{"by": "back-translation", "between": between}]) if between and after else None
-            for between, after in zip(there, back, strict=True)
-        ]
+        found = [(i, text) for i, text in enumerate(there) if text]
+        back = translated(backward, [self.config.backward_prefix + text for _, text in found], settings)
+        made: list[Variant | None] = [None] * len(rows)
+        for (i, between), after in zip(found, back, strict=True):
+            made[i] = Variant(after, [{"by": "back-translation", "between": between}]) if after else None
+        return made
 
 
 def back_translation(name: str, config: BackTranslationConfig, seed: int, open_run: OpenRun) -> BackTranslation:

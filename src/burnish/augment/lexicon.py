@@ -41,9 +41,9 @@ FEELING = _words(
     cheat cheated cheating cheater lie lied liar lying unfair unacceptable shame shameful embarrassing embarrassed
     frustrating frustrated nightmare disaster mess crap shit fuck fucking damn hell ass idiot idiots worry worried hurt
     pain painful sick kill killed die dead death crash crashed danger dangerous hard difficult ignore ignored sorry
-    apologize apologise appreciate appreciated apology complain complaint refuse refused stuck waiting tired unhappy miserable hostile violent
+    apologize apologise apology complain complaint refuse refused stuck waiting tired unhappy miserable hostile violent
     threat threatening attack attacked guilty blame sue joke weak cruel evil wtf lol lmao smh ugh meh please
-    unfortunately"""
+    appreciate appreciated     unfortunately"""
 )
 """Words of feeling and judgement."""
 
