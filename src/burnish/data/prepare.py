@@ -109,6 +109,8 @@ def prepare(
     Raises:
         UserError: A source or a row is wrong (all wrong rows at once), or a set is or becomes empty.
     """
+    if len(augment) != len(config.augment):
+        raise ValueError(f"`data.augment` has {len(config.augment)} entries, and {len(augment)} methods were given")
     opened = Opened.of(config, base, TextTask() if classes is None else ClassTask(classes))
     renderer_of = lru_cache(1)(partial(opened.task.renderer, tokenizer, config.render, kind))
     key = cache.key_of(config, tokenizer, kind, seed, opened, [method.fingerprint() for method in augment])
