@@ -8,13 +8,16 @@ PEERS  ?= peers adapters llamafactory litgpt
 JOB    ?= lora
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check soak bench format docs clean
+.PHONY: help demo sentiment test test-fast check soak bench format docs clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Install and run the quickstart: SmolLM2 learns the sentiment of tweets
 	$(BIN)/burnish run quickstart --force
+
+sentiment: $(VENV)/.demo ## The sentiment experiment from nothing: seven models, one page (SENTIMENT=quick: minutes)
+	SENTIMENT=$(SENTIMENT) $(BIN)/python recipes/sentiment/run.py $(RECIPES)
 
 test: $(VENV)/.dev $(VENV)/.demo ## Install and run every test
 	$(BIN)/python -m pytest
@@ -23,14 +26,14 @@ test-fast: $(VENV)/.dev ## The tests without the ones that use a real model
 	$(BIN)/python -m pytest -m "not slow"
 
 check: $(VENV)/.dev ## Lint, types and the architecture, in under a minute
-	$(BIN)/ruff check src tests tools bench
-	$(BIN)/ruff format --check src tests tools bench
+	$(BIN)/ruff check src tests tools bench recipes
+	$(BIN)/ruff format --check src tests tools bench recipes
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/architecture
 
 format: $(VENV)/.dev ## Format the code
-	$(BIN)/ruff format src tests tools bench
-	$(BIN)/ruff check --fix src tests tools bench
+	$(BIN)/ruff format src tests tools bench recipes
+	$(BIN)/ruff check --fix src tests tools bench recipes
 
 soak: $(VENV)/.dev ## The long tests: a hundred kills, a hundred thousand damaged inputs (about twenty minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -m tests.trust.kill --kills 100

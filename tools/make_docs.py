@@ -116,9 +116,11 @@ def _section(cls: type[Config], path: str, shown: set[type[Config]]) -> Iterator
     yield _paragraphs(cls.__doc__ or "")
     yield _table(cls)
     for name, field in cls.model_fields.items():
-        for inner in _configs(name, field):
+        members = _configs(name, field)
+        for inner in members:
             if inner not in shown:
-                yield f"{'#' * (2 + path.count('.'))} `{path}.{name}`"
+                which = f": `kind: {inner.model_fields['kind'].default}`" if len(members) > 1 else ""
+                yield f"{'#' * (2 + path.count('.'))} `{path}.{name}`{which}"
                 yield from _section(inner, f"{path}.{name}", shown)
 
 

@@ -268,10 +268,14 @@ def packed(rows: list[Tensor]) -> Batch:
     }
 
 
+TOLERANCE = 1e-5
+"""Largest difference of a gradient from what it is to be, as a share of the largest gradient."""
+
+
 def assert_equal_gradients(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert found.keys() == wanted.keys()
     scale = max(float(g.abs().max()) for g in wanted.values())
     for name, gradient in wanted.items():
         torch.testing.assert_close(
-            found[name], gradient, atol=1e-5 * max(scale, 1.0), rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            found[name], gradient, atol=TOLERANCE * max(scale, 1.0), rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
         )

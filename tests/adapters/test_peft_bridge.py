@@ -57,6 +57,8 @@ def test_the_contract(name: str, model: str, tmp_path: Path, monkeypatch: pytest
         return made, tiny_inputs(model, rows=4), attach(made, config(name), seed=3)
 
     monkeypatch.setattr(contract, "make", make)
+    if name == "FOURIERFT":  # its gradients are sums over whole matrices, in fp32, where most of them cancels
+        monkeypatch.setattr(contract, "TOLERANCE", 5e-5)
     method = f"peft:{name}"
     contract.test_starts_as_the_base_where_it_says_so(method, model)
     contract.test_trains_only_its_own_parameters_and_all_of_them(method, model)

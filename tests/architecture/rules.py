@@ -13,9 +13,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("core",),
     ("ops",),
     ("models", "data"),
-    ("adapters", "objectives", "regularizers", "rollouts", "optim", "evaluate", "checkpoint", "diagnose"),
+    ("adapters", "objectives", "augment", "regularizers", "rollouts", "optim", "evaluate", "checkpoint", "diagnose"),
     ("train", "plan", "compose"),
-    ("recipes", "report", "studio", "benchmarks", "compare"),
+    ("recipes", "report", "studio", "benchmarks", "compare", "trials"),
     ("api",),
     ("cli",),
 )

@@ -219,3 +219,12 @@ def test_finished_without_an_evaluation() -> None:
     found = verdict(Run(path=Path("runs/x"), train=[{"step": 7}], finished={"reason": "early-stopping"}))
     assert found.tone == "unknown"
     assert found.sentence.startswith("Training stopped early, for want of improvement, after 7 updates, but")
+
+
+def test_new_rows_are_counted_apart() -> None:
+    """Of 1,000 rows that were learnt from, augmentation made 400 of the other 600."""
+    data = {"splits": {"train": {"rows": 1000}}, "augment": {"added": 400}}
+    base, tuned = model(macro_f1=metric(0.3, 0.02)), model(macro_f1=metric(0.6, 0.02))
+    evaluation = {"split": "test", "rows": 1000, "base": base, "tuned": tuned}
+    sentence = plain(verdict(Run(path=Path("runs/x"), evaluation=evaluation, data=data)).sentence)
+    assert "After tuning on 600 rows and 400 made of them" in sentence

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from burnish.cli import (
+    augment_report,
     bench,
     chat,
     classify,
@@ -64,6 +65,7 @@ COMMANDS = (
     verify,
     verify_export,
     replay_batch,
+    augment_report,
     doctor,
     bench,
 )

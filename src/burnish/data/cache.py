@@ -64,11 +64,19 @@ def home() -> Path:
     return cache_folder() / "rows"
 
 
-def key_of(config: DataConfig, tokenizer: PreTrainedTokenizerBase, kind: str, seed: int, opened: Opened) -> str | None:
+def key_of(
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: str,
+    seed: int,
+    opened: Opened,
+    makers: Sequence[Any] = (),
+) -> str | None:
     """A hash of all that tokens, masks, splits and findings follow from.
 
     These are: the files' names and bytes, the recipe's `data:`, the seed, the classes that a classification asks for,
-    the tokenizer with its chat template, the code of this room, and the libraries' versions.
+    the tokenizer with its chat template, what makes new rows (``makers``), the code of this room, and the libraries'
+    versions.
 
     Returns:
         None where that cannot be known: a tokenizer without a serialised form, a data set without a fingerprint, or a
@@ -84,7 +92,7 @@ def key_of(config: DataConfig, tokenizer: PreTrainedTokenizerBase, kind: str, se
     parts = [
         files,
         config.model_dump(mode="json"),
-        [kind, seed, opened.task.asked],
+        [kind, seed, opened.task.asked, *makers],
         [type(tokenizer).__name__, backend.to_str(), *(getattr(tokenizer, name, None) for name in told)],
         [_code(), *(version(name) for name in _LIBRARIES)],
     ]

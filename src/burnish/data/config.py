@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from burnish.core.config import Config
+from burnish.data.augment_config import AugmentEntry
 
 FormatName = Literal[
     "auto",
@@ -142,6 +143,8 @@ class DataConfig(Config):
     """Draw the training rows in a new seeded order in every epoch."""
     train_rows: int | None = Field(None, ge=1)
     """Train on a seeded choice of so many rows. A smaller choice is part of a larger one."""
+    augment: tuple[AugmentEntry, ...] = ()
+    """New training rows made of those that there are, after the split; a list of kinds, such as `[{kind: swap}]`."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -157,6 +160,12 @@ class DataConfig(Config):
                 raise ValueError("the list of sources is empty")
             return [{"path": v} if isinstance(v, str) else v for v in value]
         return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _bare_kinds(cls, value: Any) -> Any:
+        entries = [value] if isinstance(value, (str, dict)) else value
+        return [{"kind": v} if isinstance(v, str) else v for v in entries] if isinstance(entries, list) else value
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> DataConfig:

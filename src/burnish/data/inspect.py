@@ -18,6 +18,7 @@ from burnish.data.streams import SPLITS
 
 OPEN, CLOSE = "⟦", "⟧"  # what marks trained text where there is no colour
 _MOST_DROPPED = 20
+_MOST_NEW = 2
 _INSPECT_STREAM = 0x1A5
 
 
@@ -114,6 +115,7 @@ def view(inspection: Inspection, *, colour: bool) -> RenderableType:
         parts.append(_classes(summary))
     parts += [_line(f"{s['step']}: " + _counts(s), "dim") for s in summary["steps"]]
     parts += _dropped(summary)
+    parts += _new_rows(summary)
     how = "green and underlined" if colour else f"in {OPEN}…{CLOSE}"
     trains = f"Trained text is {how}."
     if any(row.label is not None for row in inspection.rows):
@@ -192,6 +194,22 @@ def _dropped(summary: dict[str, Any]) -> list[RenderableType]:
     lines += [_line(f"  {d['split']} {d['id']}: {d['reason']}", "") for d in summary["dropped"][:_MOST_DROPPED]]
     more = summary["n_dropped"] - _MOST_DROPPED
     return lines + ([_line(f"  … and {more:,} more, in data.json", "dim")] if more > 0 else [])
+
+
+def _new_rows(summary: dict[str, Any]) -> list[RenderableType]:
+    """What augmentation added: a line for each kind, and some rows beside those that they were made of."""
+    if "augment" not in summary:
+        return []
+    columns = ("kind", "seed", "rows given", "added", "not found", "equal their source", "equal another row")
+    table = Table(*columns, **_title("New training rows"))
+    parts: list[RenderableType] = [table]
+    for kind in summary["augment"]["kinds"]:
+        numbers = (kind[name] for name in ("sources", "added", "none", "unchanged", "copies"))
+        table.add_row(Text(kind["entry"]), str(kind["settings"]["seed"]), *(f"{n:,}" for n in numbers))
+        for row in kind["shown"][:_MOST_NEW]:
+            parts.append(_line(f"\n{row['id']}", "bold"))
+            parts.append(Text(f"  was  {printable(row['before'])}\n  is   {printable(row['after'])}"))
+    return [*parts, Text("")]
 
 
 def _line(text: str, style: str) -> Text:

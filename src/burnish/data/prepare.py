@@ -26,6 +26,7 @@ from burnish.core.errors import UserError
 from burnish.core.findings import Finding
 from burnish.data import cache
 from burnish.data import findings as says
+from burnish.data.augmenting import Growth, Method
 from burnish.data.config import DataConfig
 from burnish.data.conversations import Fault
 from burnish.data.example import Example
@@ -36,7 +37,7 @@ from burnish.data.names import RowNames, split_name
 from burnish.data.render import Kind, Rendered, Renderer
 from burnish.data.rows import MOST_DROPPED, BadRow, BadRows, Dropped, refuse_bad_rows
 from burnish.data.select import Selection, State, needed_splits
-from burnish.data.streams import CHUNK, SPLITS, Opened, Reread, Stream
+from burnish.data.streams import CHUNK, SPLITS, Joined, Opened, Reread, Stream
 from burnish.data.summary import source_summary, split_summary
 from burnish.data.table import TokenTable
 from burnish.data.tally import Tally
@@ -60,6 +61,7 @@ class Prepared:
         findings: What there is to say; one of severity ``stop`` refuses the run (`core.findings.refuse_stops`).
         summary: All of it as JSON, for `data.json`.
         renderer: What made the tokens, for prompts that are to look the same.
+        augmented: The new rows among those to learn from, which come last; each says where it comes from.
     """
 
     train: TokenTable
@@ -69,6 +71,7 @@ class Prepared:
     findings: list[Finding]
     summary: dict[str, Any]
     renderer: Renderer
+    augmented: Sequence[Example] = ()
 
     def table(self, split: str) -> TokenTable:
         """The table of a split by its name."""
@@ -87,6 +90,7 @@ def prepare(
     *,
     classes: Classes | None = None,
     task: Task | None = None,
+    augment: Sequence[Method] = (),
     chunk: int = CHUNK,
     in_memory: int = IN_MEMORY,
 ) -> Prepared:
@@ -100,29 +104,35 @@ def prepare(
         base: Folder that relative paths start at; the working folder if None.
         classes: What a classification asks for; None to learn text.
         task: What is learnt, where it is neither.
+        augment: What makes new training rows, one for each entry of `data.augment`.
         chunk: Rows that are held at a time; it changes nothing else.
         in_memory: Bytes of tables that stay in memory; it changes nothing else.
 
     Raises:
         UserError: A source or a row is wrong (all wrong rows at once), or a set is or becomes empty.
     """
+    if len(augment) != len(config.augment):
+        raise ValueError(f"`data.augment` has {len(config.augment)} entries, and {len(augment)} methods were given")
     opened = Opened.of(config, base, task or (TextTask() if classes is None else ClassTask(classes)))
     renderer_of = lru_cache(1)(partial(opened.task.renderer, tokenizer, config.render, kind))
-    key = cache.key_of(config, tokenizer, kind, seed, opened)
+    key = cache.key_of(config, tokenizer, kind, seed, opened, [method.fingerprint() for method in augment])
     stored, notes = cache.find(key) if key else (None, [])
     if stored is None:
         with _partial_folder() as folder:
             shelf = Shelf(folder, in_memory)
-            stored = _Preparation(config, renderer_of, seed, opened, chunk).run(shelf)
+            stored = _Preparation(config, renderer_of, seed, opened, chunk, Growth(augment)).run(shelf)
             if shelf.on_disk and key:
                 cache.keep(stored, folder, key)
-    streams = partial(_chunks_again, opened, chunk)
+    streams, new = partial(_chunks_again, opened, chunk), stored.examples.get("augmented", ())
+    numbers = stored.tables["train"][1]
+    train = Joined(Reread(streams, numbers[: len(numbers) - len(new)]), new) if new else Reread(streams, numbers)
     return Prepared(
         **{name: replace(stored.tables[name][0], task_names=config.tasks) for name in SPLITS},
-        examples={**stored.examples, "train": Reread(streams, stored.tables["train"][1])},
+        examples={**{name: stored.examples[name] for name in SPLITS[1:]}, "train": train},
         findings=[*notes, *stored.findings],
         summary=stored.summary,
         renderer=renderer_of(stored.labels),
+        augmented=new,
     )
 
 
@@ -158,6 +168,7 @@ class _Preparation:
     seed: int
     opened: Opened
     chunk: int
+    growth: Growth
     state: State = field(default_factory=State)
     streams: list[Stream] = field(default_factory=list)
 
@@ -169,11 +180,13 @@ class _Preparation:
         selection = Selection(self.state, self.config, self.seed, keys, columns)
         goals = selection.choose()
         labels = self.opened.task.settle(selection.labels())
+        new = self._augment(goals["train"], keys) if self.growth.methods else []
         del keys, selection
         rendering = _Rendering(self.renderer_of(labels), shelf, self.state, self.config.tasks)
         try:
             for part in SPLITS:
                 rendering.run(self._chunks(part), goals[part])
+            self._add(new, rendering, len(goals["train"]))
             self.opened.refuse_changes()
             return self._finish(rendering, labels)
         finally:
@@ -183,6 +196,20 @@ class _Preparation:
         for stream in self.streams:
             if stream.part == part:
                 yield from (converted.examples for converted in stream.chunks(self.chunk))
+
+    def _augment(self, goals: NDArray[np.uint8], keys: Mapping[str, Keys]) -> list[Example]:
+        """New rows, made of the training rows alone; none has the prompt of a row that there is, in any split."""
+        taken = np.concatenate([keys[name].prompts for name in SPLITS])
+        examples = chain.from_iterable(self._chunks("train"))
+        return self.growth.run((e for e, goal in zip(examples, goals, strict=True) if goal == 1), taken)
+
+    def _add(self, new: list[Example], rendering: _Rendering, start: int) -> None:
+        """Put the new rows behind the training rows, some at a time."""
+        for first in range(0, len(new), self.chunk):
+            some = new[first : first + self.chunk]
+            rendering.add_new(some, np.arange(start + first, start + first + len(some)))
+        self.growth.rendered(rendering.new, new)
+        self.state.findings += self.growth.findings()
 
     def _keys(self) -> dict[str, Keys]:
         """The pass that hashes; the wrong rows of all sources are refused at once."""
@@ -224,7 +251,11 @@ class _Preparation:
             for name in SPLITS
         }
         state.findings += task.describe(splits, {name: table for name, (table, _) in tables.items()}, labels)
-        return cache.Stored(tables, rendering.held_out, state.findings, self._summary(splits), labels)
+        summary = self._summary(splits)
+        examples: dict[str, list[Example]] = dict(rendering.held_out)
+        if self.growth.methods:
+            summary["augment"], examples["augmented"] = self.growth.summary(rendering.new), rendering.new
+        return cache.Stored(tables, examples, state.findings, summary, labels)
 
     def _summary(self, splits: dict[str, Any]) -> dict[str, Any]:
         state, split = self.state, self.config.split
@@ -255,6 +286,7 @@ class _Rendering:
         held_out: The examples of validation and test, without their raw columns.
         files: The names of all files, by place.
         tasks: The tasks that sources name.
+        new: The rows that augmentation has added.
     """
 
     def __init__(self, renderer: Renderer, shelf: Shelf, state: State, tasks: tuple[str, ...]) -> None:
@@ -264,6 +296,7 @@ class _Rendering:
         self.held_out: dict[str, list[Example]] = {name: [] for name in SPLITS[1:]}
         self.files: dict[str, int] = {}
         self.bad = {name: BadRows() for name in SPLITS}
+        self.new: list[Example] = []
 
     def run(self, chunks: Iterator[list[Example]], goals: NDArray[np.uint8]) -> None:
         """Render the examples of one part.
@@ -281,7 +314,11 @@ class _Rendering:
                     self._render(name, [examples[i] for i in chosen], chosen + start)
             start += len(examples)
 
-    def _render(self, name: str, examples: list[Example], numbers: NDArray[np.int64]) -> None:
+    def add_new(self, examples: list[Example], numbers: NDArray[np.int64]) -> None:
+        """Render new training rows."""
+        self.new += self._render("train", examples, numbers)
+
+    def _render(self, name: str, examples: list[Example], numbers: NDArray[np.int64]) -> list[Example]:
         """Tokens of some rows of a split; rows that cannot be rendered are noted, those without a target dropped."""
         tally, kept, rows = self.tallies[name], [], []
         for place, (example, outcome) in enumerate(zip(examples, self.renderer.render_all(examples), strict=True)):
@@ -300,6 +337,7 @@ class _Rendering:
         tasks = [example.task for example in stay]
         table = TokenTable.build(RowNames.of((e.id for e in stay), self.files), rows, tasks, self.tasks)
         self.writers[name].append(table, numbers[kept])
+        return stay
 
     def all_bad(self) -> BadRows:
         """Rows that cannot be rendered, split by split."""

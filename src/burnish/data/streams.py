@@ -139,6 +139,36 @@ class Reread(Sequence[Example]):
         return next(iter(Reread(self.chunks, self.numbers[range(len(self))[index] :][:1])))
 
 
+class Joined(Sequence[Example]):
+    """Examples that are read again, and behind them others that are held.
+
+    Args:
+        first: Those that are read.
+        second: Those that are held.
+    """
+
+    def __init__(self, first: Reread, second: Sequence[Example]) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __iter__(self) -> Iterator[Example]:
+        yield from self.first
+        yield from self.second
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return list(self)[index]
+        place = range(len(self))[index]
+        border = len(self.first)
+        return self.first[place] if place < border else self.second[place - border]
+
+
 def short_names(files: Sequence[str]) -> dict[str, str]:
     """Files by their path below the folder that all of them share; names that are no paths stay as they are."""
     paths = sorted({f for f in files if os.path.isabs(f)})

@@ -110,6 +110,11 @@ class Run:
         known = number(mapping(mapping(self.data.get("splits")).get("train")).get("rows"))
         return int(known) if known is not None else None
 
+    @property
+    def new_rows(self) -> int:
+        """Those among them that augmentation made of the others."""
+        return int(number(mapping(self.data.get("augment")).get("added")) or 0)
+
 
 def load_run(path: Path) -> Run:
     """Read a run folder.

@@ -191,7 +191,10 @@ def _nothing_learnt(run: Run) -> str:
 
 
 def _after_tuning(run: Run) -> str:
-    return f"After tuning on {rows(run.train_rows)}" if run.train_rows is not None else "After tuning"
+    if run.train_rows is None:
+        return "After tuning"
+    made = f" and {count(run.new_rows)} made of them" if run.new_rows else ""
+    return f"After tuning on {rows(run.train_rows - run.new_rows)}{made}"
 
 
 def held_out(run: Run) -> str:

@@ -12,6 +12,7 @@ from burnish.adapters.registry import AdapterConfig
 from burnish.checkpoint.config import CheckpointConfig
 from burnish.core.config import Config, apply_overrides, build, read_yaml
 from burnish.core.errors import UserError
+from burnish.data.augment_config import MODEL_FIELDS
 from burnish.data.batches import BatchConfig
 from burnish.data.config import DataConfig
 from burnish.evaluate.config import EvaluateConfig
@@ -181,6 +182,8 @@ def anchor_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         result["model"] = _anchor_model(result["model"], folder)
     if isinstance(result.get("data"), dict):
         result["data"] = {k: _anchor_source(v, folder) if k in _SETS else v for k, v in result["data"].items()}
+        if isinstance(result["data"].get("augment"), list):
+            result["data"]["augment"] = [_anchor_entry(v, folder) for v in result["data"]["augment"]]
     return result
 
 
@@ -208,6 +211,13 @@ def _anchor_source(value: Any, folder: Path) -> Any:
     if isinstance(value, dict) and "path" in value:
         return {**value, "path": _anchor(value["path"], folder)}
     return value
+
+
+def _anchor_entry(value: Any, folder: Path) -> Any:
+    """An entry of `data.augment`; the models and runs that it names."""
+    if not isinstance(value, dict):
+        return value
+    return {k: _anchor(v, folder) if k in MODEL_FIELDS else v for k, v in value.items()}
 
 
 def _anchor(text: Any, folder: Path) -> Any:

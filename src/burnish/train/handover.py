@@ -7,10 +7,11 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
+from burnish.adapters.attach import Attached
 from burnish.adapters.load import load as load_adapters
 from burnish.core.config import build, read_yaml
 from burnish.core.errors import UserError
@@ -29,13 +30,22 @@ from burnish.train.config import RunConfig
 from burnish.train.folder import RECIPE, RunFolder, is_run, open_run, runs_beside
 from burnish.train.precision import DTYPES
 
-if TYPE_CHECKING:
-    from burnish.train.setup import Setup
-
 ADAPTER_FILES = ("burnish.json", "adapter_config.json")
 
 
-def hand_over(setup: Setup, folder: RunFolder) -> Path:
+class Trained(Protocol):
+    """What is handed over of a run that was set up: its model, and what was trained of it."""
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model with its tokenizer."""
+
+    @property
+    def attached(self) -> Attached:
+        """The adapters, or the trained weights."""
+
+
+def hand_over(setup: Trained, folder: RunFolder) -> Path:
     """Write the weights as they are now to ``final/``, with the tokenizer and its chat template."""
     loaded = setup.loaded
     with disk_errors(folder.final):

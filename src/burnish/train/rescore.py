@@ -51,7 +51,7 @@ def score_target(
     bound_product_caches()
     keep_memory()
     require_metrics(config.evaluate.metrics)
-    prepared = read_data(config)
+    prepared = read_data(config, augment=split == "train")
     refuse_stops(prepared.findings)
     if not len(prepared.table(split)):
         raise UserError(f"the recipe holds out no {split} rows", where="data.split", fix=f"set `data.split.{split}`")
@@ -102,7 +102,7 @@ def held_out(config: RunConfig, limit: int) -> HeldOut | None:
     Text metrics are left out: they need answers to be generated, and the loss is the finer measure of a change.
     """
     try:
-        prepared = read_data(config)
+        prepared = read_data(config, augment=False)
     except UserError:
         return None
     split = next((s for s in ("validation", "test") if len(prepared.table(s))), None)

@@ -21,6 +21,7 @@ from burnish.core.events import Callback, Noticed, Stage
 from burnish.core.findings import Finding, refuse_stops
 from burnish.core.names import suggestion
 from burnish.core.types import Context, Term
+from burnish.data.augmenting import trace_of
 from burnish.data.batches import Layout, choose_layout, collate
 from burnish.data.prepare import Prepared
 from burnish.models.classifier import describe as describe_head
@@ -218,6 +219,9 @@ class Setup:
         folder.write_recipe(self.config.model_dump(mode="json"))
         folder.write("environment.json", environment(self.device))
         folder.write("data.json", self.prepared.summary)
+        if self.prepared.augmented:
+            rows = ({"id": e.id, "label": e.label, **trace_of(e)} for e in self.prepared.augmented)
+            folder.write_rows("augmented.jsonl", rows)
         folder.write("model.json", self.describe())
         folder.note(self.findings)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from burnish.augment.build import methods_of
 from burnish.core.errors import UserError
 from burnish.core.findings import Finding
 from burnish.core.types import Batch, Term
@@ -23,6 +25,7 @@ from burnish.objectives.sft import supervised_terms
 from burnish.ops.units import UnitLosses, pair_units, several_units, span_units, token_units
 from burnish.train import heads
 from burnish.train.config import RunConfig
+from burnish.train.handover import open_model
 
 HEAD_RATE_SCALE = 10.0
 """How much faster a new head learns than adapters of weights, which begin at a good place."""
@@ -56,12 +59,21 @@ def task_of(config: RunConfig) -> Task:
     return TASKS[config.task.head]
 
 
-def read_data(config: RunConfig) -> Prepared:
-    """The rows of a recipe as tokens; needs the tokenizer, not the weights."""
+def read_data(config: RunConfig, *, augment: bool = True) -> Prepared:
+    """The rows of a recipe as tokens; needs the tokenizer, not the weights.
+
+    Args:
+        config: The recipe.
+        augment: Whether new training rows are made, where it asks for them; the held-out rows are the same either way.
+    """
     tokenizer, model_config = load_tokenizer(config.model), load_model_config(config.model)
     kind: Kind = "seq2seq" if model_config.is_encoder_decoder else "causal"
     data, notes = within_positions(config, model_config) if config.classifies else (config.data, [])
-    prepared = prepare(data, tokenizer, kind, config.seed, task=task_of(config).data(config))
+    entries = data.augment if augment else ()
+    methods = methods_of(entries, config.seed, partial(open_model, dtype=torch.float32))
+    data = data.model_copy(update={"augment": entries})
+    task = task_of(config).data(config)
+    prepared = prepare(data, tokenizer, kind, config.seed, task=task, augment=methods)
     prepared.findings.extend(notes)
     return prepared
 
