@@ -102,6 +102,7 @@ def test_training_examples_are_not_held(tmp_path: Path, monkeypatch: pytest.Monk
     rows = [{"prompt": f"Q{i}:", "completion": f" {i}"} for i in range(2000)]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     config = DataConfig.model_validate({"train": str(path), "split": {"validation": 100}})
+    gc.collect()  # what other tests have left behind
     before = examples_alive()
     result = prepare(config, tiny_tokenizer(), "causal", 0, chunk=50, in_memory=0)
     assert max(alive) - before <= 2 * 50 + 100 + 2 * SAMPLE + 100

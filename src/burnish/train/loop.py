@@ -117,7 +117,7 @@ def train(job: Job, state: TrainState, callbacks: Sequence[Callback] = ()) -> Tr
     tell(callbacks, Started(step=state.step, total_steps=total, total_epochs=job.updates.epoch(total)))
     job.model.train()
     state.reason, saved_step = "", state.step
-    liveness = enter_stage(job, state, callbacks)
+    liveness, entered = enter_stage(job, state, callbacks), state.step
     asked: list[Action] = []
     with Interrupt() as interrupted:
         while not state.reason:
@@ -129,7 +129,7 @@ def train(job: Job, state: TrainState, callbacks: Sequence[Callback] = ()) -> Tr
                 tell(callbacks, Saved(step=state.step, path=str(job.save(state))))
                 saved_step = state.step
             if not state.reason:
-                if state.step == job.stages.at(state.step).begin:
+                if state.step == job.stages.at(state.step).begin != entered:
                     liveness = enter_stage(job, state, callbacks)
                 metrics = update(job, state, liveness)
                 state.step += 1
