@@ -19,6 +19,7 @@ from burnish.evaluate.classification import Classified, compare_classified
 from burnish.evaluate.config import EvaluateConfig
 from burnish.evaluate.intervals import bootstrap_ratio, paired_bootstrap
 from burnish.evaluate.loss import Progress, RowLosses, View
+from burnish.evaluate.resample import paired_differences, with_intervals
 from burnish.evaluate.text import TEXT_METRICS
 from burnish.models.generate import Generation, generate
 
@@ -86,6 +87,7 @@ class Evaluation:
         text: The text metrics.
         seed: Seed of the intervals.
         unit: What the loss is a mean over: trained tokens, or rows.
+        truth: Number of each row's true answer, with choices.
     """
 
     split: str
@@ -96,6 +98,7 @@ class Evaluation:
     text: dict[str, dict[str, float]] = field(default_factory=dict)
     seed: int = 0
     unit: Literal["token", "row"] = "token"
+    truth: Sequence[int] = ()
 
     def values(self) -> dict[str, float]:
         """Metrics by name, without intervals."""
@@ -115,9 +118,11 @@ class Evaluation:
             metrics["perplexity"] = {"value": perplexity(mean), "low": perplexity(low), "high": perplexity(high)}
         if not self.classified:
             return {"metrics": metrics | self.text}
-        tables = self.classified.to_json(self.seed)
+        scored = with_intervals(probabilities_of(self.scores), self.truth, self.seed)
+        if self.unit == "row":
+            del scored["log_loss"]  # the loss is the same number
         unit = {"unit": "row"} if self.unit == "row" else {}
-        return {**tables, **unit, "metrics": tables["metrics"] | self.text | metrics}
+        return {**self.classified.tables(), **unit, "metrics": scored | self.text | metrics}
 
 
 def evaluate(
@@ -149,20 +154,29 @@ def evaluate(
         text["stopped"] = TEXT_METRICS["exact_match"](["x" if a.stopped else "" for a in answers], ["x"] * rows, 0)[
             "exact_match"
         ]
-    return Evaluation(split.name, losses, classified, scores, answers, text, config.seed, split.unit)
+    return Evaluation(split.name, losses, classified, scores, answers, text, config.seed, split.unit, split.true)
 
 
 def compare(base: Evaluation, tuned: Evaluation, split: Split) -> dict[str, dict[str, float]]:
-    """Tuned minus base on the same rows: loss with its paired interval, accuracy with McNemar's p-value."""
+    """Tuned minus base on the same rows: accuracy with McNemar's p-value, everything else with its paired interval."""
     difference, low, high = paired_bootstrap(base.losses.totals, tuned.losses.totals, base.losses.counts, base.seed)
     result: dict[str, dict[str, float]] = {"loss": {"difference": difference, "low": low, "high": high}}
     if split.choices:
         true = np.asarray(split.true)
         right = [(e.scores.argmax(1) == true).tolist() for e in (base, tuned)]
-        result["accuracy"] = compare_classified(*right)
-        if base.classified and tuned.classified:
-            result["macro_f1"] = {"difference": tuned.classified.macro_f1 - base.classified.macro_f1}
+        before, after = (probabilities_of(e.scores) for e in (base, tuned))
+        paired = paired_differences(before, after, split.true, base.seed)
+        names = [name for name in paired if not (name == "log_loss" and split.unit == "row")]
+        result |= {name: paired[name] for name in names} | {"accuracy": compare_classified(*right)}
     return result
+
+
+def probabilities_of(scores: np.ndarray) -> np.ndarray:
+    """[N, K] shares of the likelihoods, ``softmax(scores)`` row by row."""
+    if not len(scores):
+        return scores
+    shares = np.exp(scores - scores.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
 
 
 def learnt_nothing(base: Evaluation, tuned: Evaluation) -> bool:
@@ -187,10 +201,10 @@ def _answer(result: Evaluation, row: int, choices: Sequence[str]) -> dict[str, A
         scores = result.scores[row]
         answer["predicted"] = choices[int(scores.argmax())]
         answer["scores"] = {c: float(s) for c, s in zip(choices, scores, strict=True)}
-        shares = np.exp(scores - scores.max())
-        answer["probability"] = float(shares.max() / shares.sum())
+        shares = probabilities_of(scores[None])[0]
+        answer["probability"] = float(shares.max())
         if result.unit == "row":
-            answer["probabilities"] = {c: float(p) for c, p in zip(choices, shares / shares.sum(), strict=True)}
+            answer["probabilities"] = {c: float(p) for c, p in zip(choices, shares, strict=True)}
     if len(result.answers):
         answer["text"] = result.answers[row].text
         answer.setdefault("predicted", result.answers[row].text)

@@ -17,6 +17,8 @@ from burnish.report.page import NAME
 from burnish.report.read import Run, load_run, mapping
 from burnish.report.verdict import verdict
 
+LABEL_WIDTH = 21
+"""Of the names of most metrics, so that the values beside them do not cut them."""
 STYLES = {"better": "bold green", "worse": "bold red", "mixed": "bold yellow"}
 
 
@@ -51,17 +53,21 @@ def metrics_table(models: Mapping[str, Mapping[str, Any]], comparison: Mapping[s
         models: Each model's part of ``evaluation.json``, by the name of its column.
         comparison: The ``comparison`` of base and tuned, for columns of differences and p-values.
     """
-    table = Table("metric", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("metric", min_width=LABEL_WIDTH)
+    pair = len(models) == 2 and comparison is not None
     for name in models:
         table.add_column(Text(name), justify="right", no_wrap=True)
-        table.add_column(Text("95 % interval"), style="dim", no_wrap=True)
-    pair = len(models) == 2 and comparison is not None
+        if not pair or name == list(models)[-1]:  # of two models the page has both; here the line would not hold them
+            table.add_column(Text("95 % interval"), style="dim", no_wrap=True)
     if pair:
         table.add_column(Text("difference"), justify="right", no_wrap=True)
         table.add_column(Text("p"), justify="right", no_wrap=True)
     for metric in ordered(*models.values()):
         scores = [score(one, metric.name) for one in models.values()]
         cells = [text for one in scores for text in (one.text(metric), one.interval(metric))]
+        if pair:
+            del cells[1]
         if pair and comparison is not None:
             p = mapping(comparison.get(metric.name)).get("p_value")
             cells += [difference(comparison, metric, *scores)[0], p_value(p) if number(p) is not None else ""]

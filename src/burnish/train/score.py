@@ -172,7 +172,8 @@ def stored_base(folder: RunFolder, split: Split, scorer: Scorer) -> tuple[Evalua
     if split.choices:
         classified = Classified.count(split.choices, split.true, scores.argmax(1).tolist())
     losses = RowLosses(np.asarray(saved["totals"]), np.asarray(saved["counts"]))
-    return Evaluation(split.name, losses, classified, scores, seed=config.seed, unit=split.unit), saved["samples"]
+    known = Evaluation(split.name, losses, classified, scores, seed=config.seed, unit=split.unit, truth=split.true)
+    return known, saved["samples"]
 
 
 def majority(train: TokenTable, split: Split) -> dict[str, Any]:
