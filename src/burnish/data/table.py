@@ -113,6 +113,17 @@ class TokenTable:
             labels=self.labels[:n],
         )
 
+    def take(self, rows: Sequence[int]) -> TokenTable:
+        """The table of some rows, in the order given; meant for a few."""
+        taken = []
+        for row in rows:
+            ids, trained = self.row(row)
+            prompt, target = self.prompt(row).tolist(), self.target(row).tolist()
+            label = int(self.labels[row]) if self.is_labelled else None
+            longer = len(ids) + len(target) + 1  # as if cut, so that a prompt that is not the beginning is kept
+            taken.append(Rendered(ids.tolist(), trained.tolist(), prompt, target, longer, label=label))
+        return TokenTable.build([self.ids[row] for row in rows], taken)
+
     def row(self, index: int) -> tuple[Ids, Mask]:
         """Tokens of a row, and which of them carry loss."""
         start, end = self.offsets[index], self.offsets[index + 1]

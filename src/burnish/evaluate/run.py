@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -62,6 +62,14 @@ class Split:
     def unit(self) -> Literal["token", "row"]:
         """What the loss is a mean over."""
         return "row" if self.table.is_labelled else "token"
+
+    def subset(self, rows: Sequence[int]) -> Split:
+        """Some of the rows, in the order given."""
+        asked = [self.asked[r] for r in rows] if self.asked else ()
+        true = [self.true[r] for r in rows] if self.choices else ()
+        return replace(
+            self, table=self.table.take(rows), examples=[self.examples[r] for r in rows], asked=asked, true=true
+        )
 
     def work(self, view: View) -> int:
         """Units of progress that scoring reports."""

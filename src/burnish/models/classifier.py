@@ -28,6 +28,10 @@ class Classifier(nn.Module):
 
     It lies beside the model, not in it, so the model keeps its class and the names of its parameters.
 
+    Attributes:
+        temperature: What logits are divided by before they become probabilities (evaluate.calibration); the logits
+            that are trained, compared and exported are without it.
+
     Args:
         labels: Names of the K classes.
         width: D.
@@ -51,6 +55,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.labels, self.pooling, self.dropout = tuple(labels), pooling, dropout
+        self.temperature = 1.0
         weight = torch.zeros(len(labels), width)
         if generator is not None:
             weight.normal_(0.0, spread, generator=generator)
@@ -198,6 +203,7 @@ def describe(classifier: Classifier) -> dict[str, Any]:
         "pooling": classifier.pooling,
         "dropout": classifier.dropout,
         "bias": classifier.bias is not None,
+        "temperature": classifier.temperature,
         "width": classifier.weight.shape[1],
         "parameters": sum(p.numel() for p in classifier.parameters()),
     }

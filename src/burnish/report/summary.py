@@ -12,7 +12,7 @@ from rich.text import Text
 
 from burnish.report.facts import finding_counts
 from burnish.report.metrics import METRICS, difference, ordered, score
-from burnish.report.numbers import DASH, count, number, p_value
+from burnish.report.numbers import DASH, count, decimal, number, p_value
 from burnish.report.page import NAME
 from burnish.report.read import Run, load_run, mapping
 from burnish.report.verdict import verdict
@@ -74,6 +74,33 @@ def metrics_table(models: Mapping[str, Mapping[str, Any]], comparison: Mapping[s
         label = metric.label if metric.name in METRICS else metric.name
         table.add_row(*(Text(cell) for cell in (label, *cells)))
     return table
+
+
+def calibration_line(scored: Mapping[str, Any]) -> list[str]:
+    """What a temperature does to the calibration, as a line; nothing without one."""
+    found = mapping(scored.get("calibration"))
+    before, after = mapping(found.get("before")), mapping(found.get("after"))
+    if not before or not after:
+        return []
+    return [
+        f"temperature {decimal(found.get('temperature'), 2)}, fitted on the {found.get('fitted_on')} rows: the "
+        f"calibration error of these {found.get('shown_on')} rows is {decimal(before.get('ece'))} without it, "
+        f"{decimal(after.get('ece'))} with it; no answer changes"
+    ]
+
+
+def speed_lines(scored: Mapping[str, Any]) -> list[str]:
+    """Latency and throughput, a line for each batch size."""
+    found = mapping(scored.get("speed"))
+    lines = []
+    for one in mapping(found.get("batches")).values():
+        lines.append(
+            f"batches of {count(one['rows'])}: p50 {decimal(one['p50_ms'], 1)} ms, p95 {decimal(one['p95_ms'], 1)} ms, "
+            f"{decimal(one['rows_per_second'], 1)} rows/s ({count(one['timed_batches'])} timed)"
+        )
+    if lines:
+        lines.append(f"timed, warm: {found.get('timed')}, on {found.get('device')} with {found.get('threads')} threads")
+    return lines
 
 
 def _lines(run: Run) -> list[tuple[str, str]]:

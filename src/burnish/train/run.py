@@ -139,6 +139,7 @@ def _run(
         folder.log({"kind": "stopped", "step": state.step, "reason": state.reason})
         return RunResult(folder.path, state.reason, state.step, state.best_step, base.values(), {})
     folder.write("best.json", restore_best(job, store, state))
+    scorer.calibrate()
     tell(callbacks, Stage("writing what is handed over"))
     hand_over(setup, folder)
     write_probe(setup.loaded, scorer.probe_rows(), folder)

@@ -14,11 +14,13 @@ from burnish.core.events import Advanced, Callback, Noticed, Stage
 from burnish.core.findings import Finding
 from burnish.data.render import Renderer
 from burnish.data.table import TokenTable
+from burnish.evaluate.calibration import effect, fit_temperature
 from burnish.evaluate.classification import Classified
 from burnish.evaluate.loss import RowLosses, View, batch_tokens
 from burnish.evaluate.run import Evaluation, Split, compare, evaluate, learnt_nothing, predictions
 from burnish.evaluate.text import require_metrics
 from burnish.models.generate import generate
+from burnish.objectives.config import ClassificationTask
 from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.setup import Setup, decoder_start
@@ -97,6 +99,15 @@ class Scorer:
         """Score the model that is handed over."""
         return self._score("tuned")
 
+    def calibrate(self) -> None:
+        """Fit the temperature of the head that is handed over, where the recipe asks for it."""
+        task, head = self.setup.config.task, self.setup.loaded.classifier
+        if head is None or not isinstance(task, ClassificationTask) or not task.calibrate:
+            return
+        tell(self.callbacks, Stage("fitting the temperature on the validation rows"))
+        head.temperature = 1.0
+        head.temperature = temperature_on(self.view, self.validation_split)
+
     def probe_rows(self) -> list[list[int]]:
         """A few held-out rows as token ids, to hold the files against the model in memory."""
         return [self.held_out.table.row(i)[0].tolist() for i in range(min(4, len(self.held_out.table)))]
@@ -129,6 +140,9 @@ class Scorer:
         result = {"split": split.name, "rows": len(split.table), "base": base.to_json(), "tuned": tuned.to_json()}
         if split.unit == "row":
             result |= {"new_head": True, "majority": majority(self.setup.prepared.train, split)}
+        head = self.setup.loaded.classifier
+        if head is not None and head.temperature != 1.0:
+            result["calibration"] = calibration(split, tuned.scores, head.temperature)
         folder.write("evaluation.json", {**result, "comparison": compare(base, tuned, split)})
 
     def _score(self, which: str) -> Evaluation:
@@ -146,6 +160,16 @@ class Scorer:
     def _evaluate(self, split: Split, quiet: bool = False) -> Evaluation:
         progress: Callable[[int], Any] | None = None if quiet else lambda done: tell(self.callbacks, Advanced(done))
         return evaluate(self.view, split, self.setup.config.evaluate, self.renderer, progress)
+
+
+def temperature_on(view: View, split: Split) -> float:
+    """The temperature that fits the rows of a split best, for a head whose own is 1."""
+    return fit_temperature(split.score(view)[1], split.true)
+
+
+def calibration(split: Split, scores: np.ndarray, temperature: float) -> dict[str, Any]:
+    """A temperature, where it was fitted, and what it does to the rows of ``split``."""
+    return {"fitted_on": "validation", "shown_on": split.name, **effect(scores, split.true, temperature)}
 
 
 def store_base(folder: RunFolder, base: Evaluation, samples: list[str]) -> None:
