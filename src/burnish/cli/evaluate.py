@@ -42,8 +42,8 @@ def command(
     from burnish.core.files import finite
     from burnish.recipes import find_recipe
     from burnish.report.summary import calibration_line, metrics_table, speed_lines
-    from burnish.train.folder import is_run, runs_beside
     from burnish.train.errors import require_classes
+    from burnish.train.folder import is_run, runs_beside
     from burnish.train.rescore import calibrate_target, describe_score, open_target, recipe_of_run
 
     run = Path(target) if is_run(Path(target)) else None

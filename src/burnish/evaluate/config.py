@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from burnish.core.config import Config
 from burnish.models.generate import GenerateConfig
 
-TextMetric = Literal["exact_match", "bleu", "chrf", "rouge"]
+TextMetric = Literal["exact_match", "bleu", "chrf", "rouge", "distinct"]
 
 
 class EvaluateConfig(Config):
@@ -19,7 +19,8 @@ class EvaluateConfig(Config):
     """The possible answers of a classification. The model's own likelihood of each decides, so that every row gets an
     answer; accuracy, macro-F1 and the confusion matrix follow."""
     metrics: tuple[TextMetric, ...] = ()
-    """Metrics over generated answers, for tasks without fixed choices."""
+    """Metrics over generated answers, for tasks without fixed choices. The share that stopped by itself and the mean
+    length come with any of them."""
     every_steps: int | None = Field(None, ge=1)
     """Score the validation rows after this many updates. Without it: ten times in a run. The end is always scored."""
     batch_tokens: int | None = Field(None, ge=1)

@@ -20,7 +20,7 @@ from burnish.evaluate.config import EvaluateConfig
 from burnish.evaluate.intervals import bootstrap_ratio, paired_bootstrap
 from burnish.evaluate.loss import Progress, RowLosses, View
 from burnish.evaluate.resample import paired_differences, with_intervals
-from burnish.evaluate.text import TEXT_METRICS
+from burnish.evaluate.text import TEXT_METRICS, mean_length
 from burnish.models.generate import Generation, generate
 
 
@@ -162,6 +162,7 @@ def evaluate(
         text["stopped"] = TEXT_METRICS["exact_match"](["x" if a.stopped else "" for a in answers], ["x"] * rows, 0)[
             "exact_match"
         ]
+        text["mean_length"] = mean_length([len(a.token_ids) for a in answers], config.seed)
     return Evaluation(split.name, losses, classified, scores, answers, text, config.seed, split.unit, split.true)
 
 

@@ -9,6 +9,7 @@ from burnish.core.errors import UserError
 from burnish.core.names import suggestion
 from burnish.models.classifier_files import has_classifier, read_classifier, with_classifier
 from burnish.models.config import ModelConfig
+from burnish.models.generation_file import stored_settings, with_settings
 from burnish.models.load import load
 from burnish.train.folder import is_run, open_run, runs_beside
 from burnish.train.handover import ADAPTER_FILES, base_of, read_recipe
@@ -52,4 +53,7 @@ def merge_run(path: Path, output: Path, *, dtype: str = "fp32", measure: bool = 
     loaded = load(model or ModelConfig(path=base_of(folder)), DTYPES[dtype], headless=head is not None)
     if head is not None:
         loaded = with_classifier(loaded, head)
+    settings = stored_settings(folder) if head is None else None
+    if settings is not None:
+        loaded.model.generation_config = with_settings(loaded.model, settings)
     return merge(loaded, folder, output, scorer)
