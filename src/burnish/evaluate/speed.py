@@ -18,7 +18,7 @@ from burnish.models.generate import generate
 
 BATCH_SIZES = (1, 32)
 WARM_UP = 3
-MOST, BUDGET = 50, 3.0
+MOST, BUDGET = 40, 2.0
 """Batches of one size that are timed, and seconds after which no further one is begun; three are timed in any case."""
 FEWEST = 3
 NEW_TOKENS = 16

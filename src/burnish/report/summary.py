@@ -38,6 +38,8 @@ def print_summary(run_folder: Path, console: Console) -> None:
     if scored:
         console.print()
         console.print(metrics_table(scored, mapping(run.evaluation.get("comparison"))))
+        for told in (*calibration_line(run.evaluation), *speed_lines(run.evaluation)):
+            console.print(Text(told, style="dim"), highlight=False)
     lines = _lines(run)
     if lines:
         console.print()

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 FIRST = ("id", "text", "text_pair", "true", "predicted", "confidence", "probability_of_true")
+TOLD = frozenset(("true class", "predicted class", "confidence"))
+"""Traits that other columns say already."""
 LAST = ("rare_words", "label_error_rank", "suggested")
 
 
@@ -18,7 +20,7 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """
     listed = list(rows)
     shares = list(listed[0]["probabilities"]) if listed else []
-    traits = list(listed[0]["traits"]) if listed else []
+    traits = [name for name in listed[0]["traits"] if name not in TOLD] if listed else []
     pair = any("text_pair" in row for row in listed)
     first = [name for name in FIRST if name != "text_pair" or pair]
     out = io.StringIO()
@@ -26,6 +28,10 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     writer.writerow([*first, *(f"p({label})" for label in shares), *traits, *LAST])
     for row in listed:
         told = {**row, "rare_words": " ".join(row["rare_words"])}
-        cells = [*(told.get(n) for n in first), *row["probabilities"].values(), *row["traits"].values()]
+        cells = [
+            *(told.get(n) for n in first),
+            *row["probabilities"].values(),
+            *(row["traits"][name] for name in traits),
+        ]
         writer.writerow(["" if c is None else c for c in (*cells, *(told[n] for n in LAST))])
     return out.getvalue()

@@ -18,6 +18,7 @@ from burnish.evaluate.calibration import effect, fit_temperature
 from burnish.evaluate.classification import Classified
 from burnish.evaluate.loss import RowLosses, View, batch_tokens
 from burnish.evaluate.run import Evaluation, Split, compare, evaluate, learnt_nothing, predictions
+from burnish.evaluate.speed import measure_speed
 from burnish.evaluate.text import require_metrics
 from burnish.models.generate import generate
 from burnish.objectives.config import ClassificationTask
@@ -140,6 +141,9 @@ class Scorer:
         result = {"split": split.name, "rows": len(split.table), "base": base.to_json(), "tuned": tuned.to_json()}
         if split.unit == "row":
             result |= {"new_head": True, "majority": majority(self.setup.prepared.train, split)}
+        if self.setup.config.evaluate.speed and split.choices:
+            tell(self.callbacks, Stage("measuring latency and throughput"))
+            result["speed"] = measure_speed(self.view, split, self.setup.config.evaluate)
         head = self.setup.loaded.classifier
         if head is not None and head.temperature != 1.0:
             result["calibration"] = calibration(split, tuned.scores, head.temperature)
