@@ -26,8 +26,8 @@ class EvaluateConfig(Config):
     batch_tokens: int | None = Field(None, ge=1)
     """Tokens of one forward pass while scoring; speed and memory only. Without it 1,024 on a CPU, 16,384 on a GPU."""
     speed: bool = True
-    """Measure latency and throughput of the tuned model at batch sizes 1 and 32 at the end of a run; a few seconds. Only
-    for models that tell classes apart: `burnish evaluate` measures generation too."""
+    """Measure latency and throughput of the tuned model at batch sizes 1 and 32 at the end of a run; a few seconds.
+    Only for models that tell classes apart: `burnish evaluate` measures generation too."""
     samples: int = Field(6, ge=0)
     """Generations of both models on held-out rows that the report shows side by side."""
     generate: GenerateConfig = GenerateConfig()

@@ -138,8 +138,10 @@ function draw(row) {
   if (row.text_pair) main.append(textOf(row.text_pair, []));
   const tags = make("div", "tags");
   if (row.label_error_rank !== null) tags.append(make("span", "doubt", `label may be ${row.suggested}`));
+  const silent = ["unclear", "does not negate"];
   for (const name of ["length", "language", "negation", "meaning"]) {
-    if (row.traits[name]) tags.append(make("span", "", row.traits[name]));
+    const value = row.traits[name];
+    if (value && !silent.includes(value)) tags.append(make("span", "", value));
   }
   tags.append(make("span", "id", row.id));
   main.append(tags);
