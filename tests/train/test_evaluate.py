@@ -17,7 +17,12 @@ from burnish.train.compare_runs import compare_runs
 from burnish.train.run import start_run
 from tests.support.recipes import LABELS, configured, sentiment_rows, write_rows
 
-CLASSES = {"model": "bert", "task": {"kind": "classification", "calibrate": True}, "train": {"learning_rate": 0.005}}
+CLASSES = {
+    "model": "bert",
+    "task": {"kind": "classification", "calibrate": True},
+    "train": {"learning_rate": 0.005},
+    "evaluate": {"speed": True},
+}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from burnish.evaluate.config import EvaluateConfig
 from burnish.evaluate.loss import View
 from burnish.evaluate.run import Split
-from burnish.models.generate import generate
+from burnish.models.generate_tasks import generate_tasks
 
 BATCH_SIZES = (1, 32)
 WARM_UP = 3
@@ -96,7 +96,7 @@ def _answering(
 
     def prepared(rows: list[int]) -> Callable[[], object]:
         prompts = [split.table.prompt(row).tolist() for row in rows]
-        return partial(generate, view.loaded, prompts, short, 1 << 30)
+        return partial(generate_tasks, view.loaded, prompts, split.table.tasks_of(rows), short, 1 << 30)
 
     return what, prepared
 

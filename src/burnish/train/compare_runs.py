@@ -67,8 +67,10 @@ def read_held_out(path: Path) -> HeldOut:
         raise UserError("this run has not been evaluated yet", where=str(path), fix=f"burnish resume {path}")
     data = folder.read("data.json") or {}
     sources = frozenset(str(s.get("sha256")) for s in data.get("sources", ()))
-    names = [n for n in evaluation.get("tuned", {}).get("metrics", {}) if n in ("bleu", "chrf", "exact_match")]
-    rouge = ["rouge"] if "rougeL" in evaluation.get("tuned", {}).get("metrics", {}) else []
+    tuned = evaluation.get("tuned", {})
+    measured = {} if "unit" in tuned else tuned.get("metrics", {})  # a head's answers are no generated texts
+    names = [n for n in measured if n in ("bleu", "chrf", "exact_match")]
+    rouge = ["rouge"] if "rougeL" in measured else []
     return HeldOut(path, str(evaluation.get("split")), {str(r["id"]): r for r in rows}, sources, [*names, *rouge])
 
 
@@ -161,7 +163,8 @@ def _texts(first: HeldOut, second: HeldOut, names: list[str], seed: int) -> list
         raise UserError(
             "the runs have no metric in common that can be compared row by row",
             where=f"{first.path} and {second.path}",
-            fix="give both recipes `evaluate.choices` or the same `evaluate.metrics`",
+            fix="compare runs of `task: classification`, with `evaluate.choices`, or with the same `evaluate.metrics` of "
+            "exact_match, bleu, chrf and rouge",
         )
     require_metrics(shared)
     answers = [[str(one.rows[n]["tuned"].get("text", "")) for n in names] for one in (first, second)]
