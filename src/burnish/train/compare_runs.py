@@ -163,8 +163,8 @@ def _texts(first: HeldOut, second: HeldOut, names: list[str], seed: int) -> list
         raise UserError(
             "the runs have no metric in common that can be compared row by row",
             where=f"{first.path} and {second.path}",
-            fix="compare runs of `task: classification`, with `evaluate.choices`, or with the same `evaluate.metrics` of "
-            "exact_match, bleu, chrf and rouge",
+            fix="compare runs of `task: classification`, with `evaluate.choices`, or with the same `evaluate.metrics` "
+            "of exact_match, bleu, chrf and rouge",
         )
     require_metrics(shared)
     answers = [[str(one.rows[n]["tuned"].get("text", "")) for n in names] for one in (first, second)]
