@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from burnish.cli.options import NoRepeat, RepetitionPenalty, Seed, Stop, Temperature, TopP, changed
+
 NAME = "chat"
 
 
@@ -13,16 +15,24 @@ def command(
     model: Annotated[str, typer.Argument(help="A run folder, an adapter folder, or any model path or hub name.")],
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token; higher samples.")] = 0.0,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    no_repeat_ngram_size: NoRepeat = None,
+    stop: Stop = None,
+    seed: Seed = None,
     task: Annotated[str | None, typer.Option(help="The task, for a model with parts of its own for several.")] = None,
 ) -> int:
-    """Talk to a model. `/new` starts over; Ctrl-D or `/quit` leaves."""
+    """Talk to a model. `/new` starts over; Ctrl-D or `/quit` leaves.
+
+    What is not given here is as a run stored it in `generation_config.json`, save the length, which suits a talk.
+    """
     from burnish.core.errors import UserError
     from burnish.data.config import RenderConfig
     from burnish.data.render import Renderer
-    from burnish.models.generate import GenerateConfig, refuse_classifier, stream
+    from burnish.models.generate import refuse_classifier, stream
     from burnish.models.route import for_task, refuse_missing_task
-    from burnish.train.handover import open_model
+    from burnish.train.handover import open_model, settings_of
 
     loaded = open_model(model)
     refuse_classifier(loaded)
@@ -31,7 +41,16 @@ def command(
             "this model has no chat template", where=model, fix="use `burnish generate`, or set `model.chat_template`"
         )
     renderer = Renderer(loaded.tokenizer, RenderConfig(), loaded.kind)
-    config = GenerateConfig(max_new_tokens=max_new_tokens, temperature=temperature)
+    given = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "stop": tuple(stop) if stop else None,
+        "seed": seed,
+    }
+    config = changed(settings_of(model), given)
     opening = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
     while (line := ask()) not in (None, "/quit"):

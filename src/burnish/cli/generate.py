@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.options import Json
+from burnish.cli.options import (
+    Json,
+    MaxNewTokens,
+    MinNewTokens,
+    NoRepeat,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+    changed,
+)
 
 NAME = "generate"
 
@@ -21,31 +33,48 @@ def command(
     model: Model,
     prompts: Prompts = None,
     chat: Annotated[bool, typer.Option(help="Wrap each prompt in the chat template as a user message.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token; higher samples.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this share of the probability.")] = 1.0,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends an answer; may be given again.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    max_new_tokens: MaxNewTokens = None,
+    min_new_tokens: MinNewTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    repetition_penalty: RepetitionPenalty = None,
+    no_repeat_ngram_size: NoRepeat = None,
+    stop: Stop = None,
+    seed: Seed = None,
     task: Annotated[str | None, typer.Option(help="The task, for a model with parts of its own for several.")] = None,
     json: Json = False,
 ) -> int:
-    """Answer prompts with the tuned model of a run, an adapter folder, or any model."""
+    """Answer prompts with the tuned model of a run, an adapter folder, or any model.
+
+    What is not given here is as a run stored it in `generation_config.json` (its recipe's `evaluate.generate`); for any
+    other model 64 tokens, the likeliest each time.
+    """
     import json as encoder
 
-    from burnish.core.config import build
     from burnish.core.errors import UserError
     from burnish.data.config import RenderConfig
     from burnish.data.render import Renderer
-    from burnish.models.generate import GenerateConfig, refuse_classifier
+    from burnish.models.generate import refuse_classifier
     from burnish.models.generate_tasks import generate_tasks
-    from burnish.train.handover import open_model
+    from burnish.train.handover import open_model, settings_of
 
     given = [text.replace("\\n", "\n") for text in prompts] if prompts else sys.stdin.read().splitlines()
     given = [text for text in given if text]
     if not given:
         raise UserError("there is no prompt", fix='write one: burnish generate runs/quickstart "Hello"')
-    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-    config = build(GenerateConfig, {**settings, "stop": tuple(stop or ())}, where="command line")
+    given_settings = {
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "stop": tuple(stop) if stop else None,
+        "seed": seed,
+    }
+    config = changed(settings_of(model), given_settings)
     loaded = open_model(model)
     refuse_classifier(loaded)
     renderer = Renderer(loaded.tokenizer, RenderConfig(), loaded.kind)

@@ -138,6 +138,27 @@ class TokenTable:
             task_names=self.task_names,
         )
 
+    def take(self, rows: Sequence[int]) -> TokenTable:
+        """The table of some rows, in the order given; meant for a few."""
+        taken, values = [], self.numbers(np.asarray(rows, dtype=np.int64)) if len(self.values) else None
+        for number, row in enumerate(rows):
+            ids, trained = self.row(row)
+            prompt, target = self.prompt(row).tolist(), self.target(row).tolist()
+            longer = len(ids) + len(target) + 1  # as if cut, so that a prompt that is not the beginning is kept
+            taken.append(
+                Rendered(
+                    ids.tolist(),
+                    trained.tolist(),
+                    prompt,
+                    target,
+                    longer,
+                    label=int(self.labels[row]) if self.is_labelled else None,
+                    token_labels=self.token_labels[self.offsets[row] : self.offsets[row + 1]].tolist(),
+                    values=values[number].tolist() if values is not None else (),
+                )
+            )
+        return TokenTable.build([self.ids[row] for row in rows], taken, self.tasks_of(rows), self.task_names)
+
     def row(self, index: int) -> tuple[Ids, Mask]:
         """Tokens of a row, and which of them carry loss."""
         start, end = self.offsets[index], self.offsets[index + 1]

@@ -24,6 +24,8 @@ from burnish.models.load import Loaded
 def score_classes(view: View, table: TokenTable, progress: Progress | None = None) -> tuple[RowLosses, Scores]:
     """Loss of every row, ``-log p(class)`` in nats, and the log-probability of every class, [N, K].
 
+    Probabilities are ``softmax(logits / T)`` with the head's temperature, 1 where none was fitted.
+
     Args:
         view: The model with its head; it is put into evaluation mode and back.
         table: The rows with their classes.
@@ -41,7 +43,7 @@ def score_classes(view: View, table: TokenTable, progress: Progress | None = Non
             batch = view.collate(table, rows)
             with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
                 logits = class_logits(model, classifier, batch)
-            scores[rows] = torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
+            scores[rows] = torch.log_softmax(logits.double() / classifier.temperature, dim=-1).cpu().numpy()
             done += len(rows)
             if progress:
                 progress(done)

@@ -67,8 +67,11 @@ class Classified:
 
     def to_json(self, seed: int) -> dict[str, Any]:
         """Everything, for ``evaluation.json``."""
+        return {"metrics": self.metrics(seed), **self.tables()}
+
+    def tables(self) -> dict[str, Any]:
+        """The confusion matrix and the scores of each class."""
         return {
-            "metrics": self.metrics(seed),
             "confusion": {"labels": list(self.labels), "counts": self.confusion.tolist()},
             "per_class": self.per_class(),
         }

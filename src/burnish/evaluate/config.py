@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from burnish.core.config import Config
 from burnish.models.generate import GenerateConfig
 
-TextMetric = Literal["exact_match", "squad", "bleu", "chrf", "rouge"]
+TextMetric = Literal["exact_match", "squad", "bleu", "chrf", "rouge", "distinct"]
 
 
 class EvaluateConfig(Config):
@@ -19,11 +19,15 @@ class EvaluateConfig(Config):
     """The possible answers of a classification. The model's own likelihood of each decides, so that every row gets an
     answer; accuracy, macro-F1 and the confusion matrix follow."""
     metrics: tuple[TextMetric, ...] = ()
-    """Metrics over generated answers, for tasks without fixed choices."""
+    """Metrics over generated answers, for tasks without fixed choices. The share that stopped by itself and the mean
+    length come with any of them."""
     every_steps: int | None = Field(None, ge=1)
     """Score the validation rows after this many updates. Without it: ten times in a run. The end is always scored."""
     batch_tokens: int | None = Field(None, ge=1)
     """Tokens of one forward pass while scoring; speed and memory only. Without it 1,024 on a CPU, 16,384 on a GPU."""
+    speed: bool = False
+    """Measure latency and throughput of the tuned model at batch sizes 1 and 32 at the end of a run, some seconds more.
+    Only for models that choose one of several classes. `burnish evaluate` measures it unasked, of generation too."""
     samples: int = Field(6, ge=0)
     """Generations of both models on held-out rows that the report shows side by side."""
     generate: GenerateConfig = GenerateConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,8 +23,9 @@ from burnish.evaluate.intervals import bootstrap_ratio, paired_bootstrap
 from burnish.evaluate.loss import Progress, RowLosses, View
 from burnish.evaluate.measures import differences, measured
 from burnish.evaluate.measures import values as measures_of
+from burnish.evaluate.resample import paired_differences, with_intervals
 from burnish.evaluate.squad import Reference
-from burnish.evaluate.text import TEXT_METRICS
+from burnish.evaluate.text import TEXT_METRICS, mean_length
 from burnish.models.generate import Generation
 from burnish.models.generate_tasks import generate_tasks
 
@@ -86,6 +87,14 @@ class Split:
         """How many examples there are; windows of one are counted once."""
         return len(self.rows.groups) if self.rows else len(self.table)
 
+    def subset(self, rows: Sequence[int]) -> Split:
+        """Some of the rows, in the order given."""
+        asked = [self.asked[r] for r in rows] if self.asked else ()
+        true = [self.true[r] for r in rows] if self.choices else ()
+        return replace(
+            self, table=self.table.take(rows), examples=[self.examples[r] for r in rows], asked=asked, true=true
+        )
+
     def work(self, view: View) -> int:
         """Units of progress that scoring reports."""
         return len(self.table) if self.unit != "token" else work(view, self.table, self.asked)
@@ -111,6 +120,7 @@ class Evaluation:
         seed: Seed of the intervals.
         unit: What the loss is a mean over: trained tokens, rows, or what the head says.
         result: What the head answered, where it gives more than one class a row.
+        truth: Number of each row's true answer, with choices.
     """
 
     split: str
@@ -123,6 +133,7 @@ class Evaluation:
     unit: Unit = "token"
     result: HeadResult | None = None
     labels: tuple[str, ...] = ()
+    truth: Sequence[int] = ()
 
     def values(self) -> dict[str, float]:
         """Metrics by name, without intervals."""
@@ -149,9 +160,11 @@ class Evaluation:
             return {**tables, "unit": self.unit, "metrics": own | metrics}
         if not self.classified:
             return {"metrics": metrics | self.text}
-        tables = self.classified.to_json(self.seed)
+        scored = with_intervals(probabilities_of(self.scores), self.truth, self.seed)
+        if self.unit == "row":
+            del scored["log_loss"]  # the loss is the same number
         unit = {"unit": "row"} if self.unit == "row" else {}
-        return {**tables, **unit, "metrics": tables["metrics"] | self.text | metrics}
+        return {**self.classified.tables(), **unit, "metrics": scored | self.text | metrics}
 
 
 def evaluate(
@@ -188,11 +201,13 @@ def evaluate(
         text["stopped"] = TEXT_METRICS["exact_match"](["x" if a.stopped else "" for a in answers], ["x"] * rows, 0)[
             "exact_match"
         ]
-    return Evaluation(split.name, losses, classified, scores, answers, text, config.seed, split.unit)
+        text["mean_length"] = mean_length([len(a.token_ids) for a in answers], config.seed)
+    found = Evaluation(split.name, losses, classified, scores, answers, text, config.seed, split.unit)
+    return replace(found, truth=split.true)
 
 
 def compare(base: Evaluation, tuned: Evaluation, split: Split) -> dict[str, dict[str, float]]:
-    """Tuned minus base on the same rows: loss with its paired interval, accuracy with McNemar's p-value."""
+    """Tuned minus base on the same rows: accuracy with McNemar's p-value, everything else with its paired interval."""
     difference, low, high = paired_bootstrap(base.losses.totals, tuned.losses.totals, base.losses.counts, base.seed)
     result: dict[str, dict[str, float]] = {"loss": {"difference": difference, "low": low, "high": high}}
     if base.result and tuned.result:
@@ -201,10 +216,19 @@ def compare(base: Evaluation, tuned: Evaluation, split: Split) -> dict[str, dict
     if split.choices:
         true = np.asarray(split.true)
         right = [(e.scores.argmax(1) == true).tolist() for e in (base, tuned)]
-        result["accuracy"] = compare_classified(*right)
-        if base.classified and tuned.classified:
-            result["macro_f1"] = {"difference": tuned.classified.macro_f1 - base.classified.macro_f1}
+        before, after = (probabilities_of(e.scores) for e in (base, tuned))
+        paired = paired_differences(before, after, split.true, base.seed)
+        names = [name for name in paired if not (name == "log_loss" and split.unit == "row")]
+        result |= {name: paired[name] for name in names} | {"accuracy": compare_classified(*right)}
     return result
+
+
+def probabilities_of(scores: np.ndarray) -> np.ndarray:
+    """[N, K] shares of the likelihoods, ``softmax(scores)`` row by row."""
+    if not len(scores):
+        return scores
+    shares = np.exp(scores - scores.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
 
 
 def learnt_nothing(base: Evaluation, tuned: Evaluation) -> bool:
@@ -237,10 +261,10 @@ def _answer(result: Evaluation, row: int, choices: Sequence[str]) -> dict[str, A
         scores = result.scores[row]
         answer["predicted"] = choices[int(scores.argmax())]
         answer["scores"] = {c: float(s) for c, s in zip(choices, scores, strict=True)}
-        shares = np.exp(scores - scores.max())
-        answer["probability"] = float(shares.max() / shares.sum())
+        shares = probabilities_of(scores[None])[0]
+        answer["probability"] = float(shares.max())
         if result.unit == "row":
-            answer["probabilities"] = {c: float(p) for c, p in zip(choices, shares / shares.sum(), strict=True)}
+            answer["probabilities"] = {c: float(p) for c, p in zip(choices, shares, strict=True)}
     if len(result.answers):
         answer["text"] = result.answers[row].text
         answer.setdefault("predicted", result.answers[row].text)

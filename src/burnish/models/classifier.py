@@ -29,6 +29,10 @@ class Classifier(nn.Module):
 
     It lies beside the model, not in it, so the model keeps its class and the names of its parameters.
 
+    Attributes:
+        temperature: What logits are divided by before they become probabilities (evaluate.calibration); the logits
+            that are trained, compared and exported are without it.
+
     Args:
         labels: Names of the K classes.
         width: D.
@@ -57,6 +61,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.task, self.settings = task, dict(settings or {})
         self.labels, self.pooling, self.dropout = tuple(labels), pooling, dropout
+        self.temperature = 1.0
         weight = torch.zeros(len(labels), width)
         if generator is not None:
             weight.normal_(0.0, spread, generator=generator)
@@ -219,6 +224,7 @@ def describe(classifier: Classifier) -> dict[str, Any]:
         "pooling": classifier.pooling,
         "dropout": classifier.dropout,
         "bias": classifier.bias is not None,
+        "temperature": classifier.temperature,
         "width": classifier.weight.shape[1],
         "settings": classifier.settings,
         "parameters": sum(p.numel() for p in classifier.parameters()),

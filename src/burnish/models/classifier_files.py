@@ -112,10 +112,19 @@ def read_classifier(folder: Path) -> Classifier:
             settings=dict(values.get("settings") or {}),
         )
         made.load_state_dict(tensors)
+        made.temperature = float(values.get("temperature", 1.0))
+        if not 0 < made.temperature < float("inf"):
+            raise ValueError(f"a temperature of {made.temperature}")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(f"the classification head cannot be read: {reason}", where=str(folder), fix=fix) from None
     return made
+
+
+def store_temperature(folder: Path, temperature: float) -> None:
+    """Write another temperature into a head's description."""
+    values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    write_json(folder / DESCRIPTION, {**values, "temperature": temperature})
 
 
 def with_classifier(loaded: Loaded, classifier: Classifier) -> Loaded:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -31,6 +31,8 @@ class GenerateConfig(Config):
 
     max_new_tokens: int = Field(64, ge=1)
     """Tokens after which a generation is cut."""
+    min_new_tokens: int = Field(0, ge=0)
+    """Tokens before which no generation ends by an end token."""
     temperature: float = Field(0.0, ge=0.0)
     """0 takes the likeliest token every time; larger values sample more freely."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
@@ -39,10 +41,20 @@ class GenerateConfig(Config):
     """Sample from this many likeliest tokens; 0 takes all."""
     repetition_penalty: float = Field(1.0, gt=0.0)
     """Above 1, tokens that have occurred become less likely."""
+    no_repeat_ngram_size: int = Field(0, ge=0)
+    """No sequence of so many tokens occurs twice, those of the prompt included; 0 allows all."""
     stop: tuple[str, ...] = ()
     """Texts at which a generation ends; they are cut off."""
     seed: int = 0
     """Seed of the sampling."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> GenerateConfig:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(f"min_new_tokens={self.min_new_tokens} is more than max_new_tokens={self.max_new_tokens}")
+        if "" in self.stop:
+            raise ValueError("an empty stop text would end every generation at once")
+        return self
 
 
 @dataclass(frozen=True)
@@ -195,11 +207,14 @@ def _ready(loaded: Loaded, seed: int) -> Iterator[None]:
     device = loaded.model.device
     devices = [device] if device.type == "cuda" else []
     loaded.model.eval()
+    own = loaded.model.generation_config
+    stored_stops, own.stop_strings = getattr(own, "stop_strings", None), None  # else they would join those asked for
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(seed)
             yield
     finally:
+        own.stop_strings = stored_stops
         for module, training in modes:
             module.training = training
 
@@ -222,8 +237,9 @@ def _arguments(loaded: Loaded, config: GenerateConfig, ends: list[int]) -> dict[
         repetition_penalty=config.repetition_penalty,
         num_beams=1,
         num_return_sequences=1,
-        no_repeat_ngram_size=0,
+        no_repeat_ngram_size=config.no_repeat_ngram_size,
         min_length=0,
+        min_new_tokens=config.min_new_tokens,
         eos_token_id=ends or None,
         pad_token_id=pad_id(loaded.tokenizer),
     )

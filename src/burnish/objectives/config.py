@@ -66,6 +66,9 @@ class ClassificationTask(Config):
     head_rate_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Factor on the learning rate for the head, which starts at random where the model is trained already. Without it
     10; with the large rates of prompts and prefixes less, so that the head learns at a rate of about 0.01."""
+    calibrate: bool = False
+    """Fit a temperature on the validation rows when training has ended, so that probabilities are as sure as they are
+    right (Guo et al., 2017). It is stored with the head and changes no predicted class."""
 
     _texts = field_validator("labels", mode="before")(as_texts)
 
@@ -85,6 +88,8 @@ class ClassificationTask(Config):
             refuse_odd(self.labels)
         if self.multi_label and (self.label_smoothing or self.focal_gamma or self.class_weights != "none"):
             raise ValueError("label_smoothing, class_weights and focal_gamma are for one class a row, not multi_label")
+        if self.multi_label and self.calibrate:
+            raise ValueError("calibrate is for one class a row; multi_label chooses a threshold for each class instead")
         if self.focal_gamma and self.label_smoothing:
             raise ValueError("focal_gamma and label_smoothing contradict each other; give one of them")
         return self

@@ -55,6 +55,15 @@ _KNOWN = (
     Metric("mae", "Mean absolute error", "the mean absolute error", higher_is_better=False, scale=None),
     Metric("margin", "Mean margin", "the mean margin", scale=None),
     Metric("accuracy", "Accuracy", "accuracy"),
+    Metric("weighted_f1", "Weighted F1", "the weighted F1"),
+    Metric("macro_precision", "Macro precision", "the macro precision"),
+    Metric("macro_recall", "Macro recall", "the macro recall"),
+    Metric("mcc", "Matthews correlation", "the Matthews correlation", scale=(-1.0, 1.0)),
+    Metric("roc_auc", "ROC-AUC", "ROC-AUC"),
+    Metric("pr_auc", "PR-AUC", "PR-AUC"),
+    Metric("brier", "Brier score", "the Brier score", higher_is_better=False, scale=(0.0, 2.0)),
+    Metric("ece", "Calibration error", "the calibration error", higher_is_better=False),
+    Metric("log_loss", "Log-loss of choices", "the log-loss", higher_is_better=False, scale=None),
     Metric("exact_match", "Exact match", "the share of exact matches"),
     Metric("squad_exact_match", "Exact match (SQuAD)", "the share of exact matches"),
     Metric("token_f1", "Token F1", "token F1"),
@@ -66,7 +75,12 @@ _KNOWN = (
     Metric("loss", "Loss per target token", "the loss", higher_is_better=False, scale=None),
     Metric("perplexity", "Perplexity", "the perplexity", higher_is_better=False, digits=2, scale=None),
     Metric("stopped", "Answers that end by themselves", "the share of answers that end by themselves"),
+    Metric("distinct_1", "Distinct words", "the share of distinct words"),
+    Metric("distinct_2", "Distinct pairs of words", "the share of distinct pairs of words"),
+    Metric("mean_length", "Tokens of an answer", "the mean length of an answer", digits=1, scale=None),
 )
+SAME_AS_ACCURACY = "micro_f1"
+"""Of one class a row. In the files for those who look for it; a table that shows accuracy would say it twice."""
 METRICS = {metric.name: metric for metric in _KNOWN}
 """In the order in which they are shown; the first that both models have is what the verdict speaks of."""
 
@@ -86,6 +100,8 @@ def metric_of(name: str) -> Metric:
 def ordered(*evaluations: Mapping[str, Any]) -> list[Metric]:
     """The metrics that any of the models has, known ones first."""
     present = {name: None for one in evaluations for name in mapping(one.get("metrics"))}
+    if "accuracy" in present:
+        present.pop(SAME_AS_ACCURACY, None)
     known = [metric for name, metric in METRICS.items() if name in present]
     unit = next((str(one["unit"]) for one in evaluations if one.get("unit") in _LOSS_OF), None)
     if unit:

@@ -56,6 +56,8 @@ def contents(run: Run) -> dict[str, Any]:
         "metrics": results.metric_rows(run),
         "confusions": results.confusions(run),
         "classes": results.class_rows(run),
+        "speed": results.speed(run),
+        "calibration": results.calibration(run),
         "charts": curves(run),
         "groups": examples.answer_groups(run),
         "samples": examples.samples(run),

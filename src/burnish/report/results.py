@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from burnish.report.metrics import Metric, Score, difference, ordered, score
-from burnish.report.numbers import DASH, count, decimal, number, p_value, share
+from burnish.report.numbers import DASH, count, decimal, number, p_value, plural, share
 from burnish.report.read import Run, mapping
 
 MODELS = ("base", "tuned")
@@ -129,6 +129,38 @@ def _confusion(model: str, table: Mapping[str, Any]) -> Confusion | None:
     wrong.sort(key=lambda item: (-item[0], item[1], item[2]))
     frequent = [(names[i], names[j], count(n)) for n, i, j in wrong[:12]]
     return Confusion(model, names, rows, frequent, len(names) <= MOST_CLASSES)
+
+
+def speed(run: Run) -> dict[str, Any] | None:
+    """Latency and throughput of the tuned model, with what was timed; None where it was not measured."""
+    found = mapping(run.evaluation.get("speed"))
+    rows = [
+        (
+            f"Batches of {count(one.get('rows'))}",
+            [
+                f"{decimal(one.get('p50_ms'), 1)} ms",
+                f"{decimal(one.get('p95_ms'), 1)} ms",
+                decimal(one.get("rows_per_second"), 1),
+                count(one.get("timed_batches")),
+            ],
+        )
+        for one in map(mapping, mapping(found.get("batches")).values())
+    ]
+    what = f"Timed, warm: {found.get('timed')}, on {found.get('device')} with {plural(found.get('threads'), 'thread')}."
+    return {"rows": rows, "what": what} if rows else None
+
+
+def calibration(run: Run) -> str:
+    """What the fitted temperature did, as a sentence; empty without one."""
+    found = mapping(run.evaluation.get("calibration"))
+    before, after = mapping(found.get("before")), mapping(found.get("after"))
+    if not before or not after:
+        return ""
+    return (
+        f"Probabilities are calibrated with the temperature {decimal(found.get('temperature'), 2)}, fitted on the "
+        f"{found.get('fitted_on')} rows. The calibration error of these {found.get('shown_on')} rows is "
+        f"{decimal(before.get('ece'))} without it and {decimal(after.get('ece'))} with it; no answer changes."
+    )
 
 
 def class_rows(run: Run) -> list[dict[str, Any]]:

@@ -12,11 +12,13 @@ from rich.text import Text
 
 from burnish.report.facts import finding_counts
 from burnish.report.metrics import METRICS, difference, ordered, score
-from burnish.report.numbers import DASH, count, number, p_value
+from burnish.report.numbers import DASH, count, decimal, number, p_value
 from burnish.report.page import NAME
 from burnish.report.read import Run, load_run, mapping
 from burnish.report.verdict import verdict
 
+LABEL_WIDTH = 21
+"""Of the names of most metrics, so that the values beside them do not cut them."""
 STYLES = {"better": "bold green", "worse": "bold red", "mixed": "bold yellow"}
 
 
@@ -36,6 +38,8 @@ def print_summary(run_folder: Path, console: Console) -> None:
     if scored:
         console.print()
         console.print(metrics_table(scored, mapping(run.evaluation.get("comparison"))))
+        for told in (*calibration_line(run.evaluation), *speed_lines(run.evaluation)):
+            console.print(Text(told, style="dim"), highlight=False)
     lines = _lines(run)
     if lines:
         console.print()
@@ -51,23 +55,54 @@ def metrics_table(models: Mapping[str, Mapping[str, Any]], comparison: Mapping[s
         models: Each model's part of ``evaluation.json``, by the name of its column.
         comparison: The ``comparison`` of base and tuned, for columns of differences and p-values.
     """
-    table = Table("metric", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("metric", min_width=LABEL_WIDTH)
+    pair = len(models) == 2 and comparison is not None
     for name in models:
         table.add_column(Text(name), justify="right", no_wrap=True)
-        table.add_column(Text("95 % interval"), style="dim", no_wrap=True)
-    pair = len(models) == 2 and comparison is not None
+        if not pair or name == list(models)[-1]:  # of two models the page has both; here the line would not hold them
+            table.add_column(Text("95 % interval"), style="dim", no_wrap=True)
     if pair:
         table.add_column(Text("difference"), justify="right", no_wrap=True)
         table.add_column(Text("p"), justify="right", no_wrap=True)
     for metric in ordered(*models.values()):
         scores = [score(one, metric.name) for one in models.values()]
         cells = [text for one in scores for text in (one.text(metric), one.interval(metric))]
+        if pair:
+            del cells[1]
         if pair and comparison is not None:
             p = mapping(comparison.get(metric.name)).get("p_value")
             cells += [difference(comparison, metric, *scores)[0], p_value(p) if number(p) is not None else ""]
         label = metric.label if metric.name in METRICS else metric.name
         table.add_row(*(Text(cell) for cell in (label, *cells)))
     return table
+
+
+def calibration_line(scored: Mapping[str, Any]) -> list[str]:
+    """What a temperature does to the calibration, as a line; nothing without one."""
+    found = mapping(scored.get("calibration"))
+    before, after = mapping(found.get("before")), mapping(found.get("after"))
+    if not before or not after:
+        return []
+    return [
+        f"temperature {decimal(found.get('temperature'), 2)}, fitted on the {found.get('fitted_on')} rows: the "
+        f"calibration error of these {found.get('shown_on')} rows is {decimal(before.get('ece'))} without it, "
+        f"{decimal(after.get('ece'))} with it; no answer changes"
+    ]
+
+
+def speed_lines(scored: Mapping[str, Any]) -> list[str]:
+    """Latency and throughput, a line for each batch size."""
+    found = mapping(scored.get("speed"))
+    lines = []
+    for one in mapping(found.get("batches")).values():
+        lines.append(
+            f"batches of {count(one['rows'])}: p50 {decimal(one['p50_ms'], 1)} ms, p95 {decimal(one['p95_ms'], 1)} ms, "
+            f"{decimal(one['rows_per_second'], 1)} rows/s ({count(one['timed_batches'])} timed)"
+        )
+    if lines:
+        lines.append(f"timed, warm: {found.get('timed')}, on {found.get('device')} with {found.get('threads')} threads")
+    return lines
 
 
 def _lines(run: Run) -> list[tuple[str, str]]:

@@ -24,6 +24,8 @@ from burnish.models.classifier_files import (
     with_classifier,
 )
 from burnish.models.config import ModelConfig
+from burnish.models.generate import GenerateConfig
+from burnish.models.generation_file import save_settings, stored_settings
 from burnish.models.load import Loaded, load
 from burnish.ops.machine import default_device
 from burnish.train.config import RunConfig
@@ -55,8 +57,8 @@ def hand_over(setup: Trained, folder: RunFolder) -> Path:
         setup.attached.save(temporary, base_path=loaded.path, origin=loaded.origin)
         loaded.tokenizer.save_pretrained(temporary)
         save_head(temporary, loaded, whole=setup.attached.trains_base)
-        if setup.attached.trains_base and loaded.classifier is None:
-            loaded.model.generation_config.save_pretrained(temporary)
+        if loaded.classifier is None:
+            save_settings(temporary, loaded.model, setup.config.evaluate.generate)
         make_readable(temporary)
         shutil.rmtree(folder.final, ignore_errors=True)
         os.replace(temporary, folder.final)
@@ -120,6 +122,12 @@ def open_model(text: str, *, dtype: torch.dtype | None = None) -> Loaded:
         if not beside:
             raise
         raise UserError(error.what, where=error.where, fix=f"{beside}; or {error.fix}") from error
+
+
+def settings_of(text: str) -> GenerateConfig:
+    """How whatever ``open_model`` opens is to write: as it was stored with it, else by the defaults."""
+    path = Path(text)
+    return stored_settings(RunFolder(path).final if is_run(path) else path) or GenerateConfig()
 
 
 def read_recipe(folder: RunFolder) -> RunConfig:

@@ -8,6 +8,7 @@ from burnish.adapters.merge import MergeReport, merge
 from burnish.core.errors import UserError
 from burnish.core.names import suggestion
 from burnish.models.classifier_files import has_classifier, read_classifier
+from burnish.models.generation_file import stored_settings
 from burnish.train.folder import is_run, open_run, runs_beside
 from burnish.train.handover import ADAPTER_FILES, base_config, read_recipe
 from burnish.train.merging_4_bits import Place, merge_from_4_bits
@@ -52,7 +53,8 @@ def merge_run(
     if not any((folder / name).is_file() for name in ADAPTER_FILES):
         raise UserError("there is no adapter here", where=str(folder), fix="name a run folder or an adapter folder")
     head = read_classifier(folder) if has_classifier(folder) else None
-    place = Place(folder, model or base_config(folder), output, DTYPES[dtype], head)
+    settings = stored_settings(folder) if head is None else None
+    place = Place(folder, model or base_config(folder), output, DTYPES[dtype], head, settings)
     if place.model.quantization is not None:
         return merge_from_4_bits(place, base, rows)
     if base != "best":

@@ -22,6 +22,8 @@ from burnish.core.names import suggestion
 from burnish.models.classifier import Classifier
 from burnish.models.classifier_files import with_classifier
 from burnish.models.config import ModelConfig
+from burnish.models.generate import GenerateConfig
+from burnish.models.generation_file import with_settings
 from burnish.models.load import Loaded, load
 from burnish.models.quantize import round_trip_
 from burnish.train.rescore import HeldOut
@@ -41,6 +43,7 @@ class Place:
         out: A folder that does not exist or is empty.
         dtype: Format of the merged weights.
         head: The head of a classification.
+        settings: How the model is to write, where the adapter's folder says so.
     """
 
     folder: Path
@@ -48,10 +51,13 @@ class Place:
     out: Path
     dtype: torch.dtype
     head: Classifier | None
+    settings: GenerateConfig | None = None
 
     def load(self, model: ModelConfig, dtype: torch.dtype | None = None) -> Loaded:
-        """A base, with the head."""
+        """A base, with the head and the settings."""
         loaded = load(model, dtype or self.dtype, headless=self.head is not None)
+        if self.settings is not None:
+            loaded.model.generation_config = with_settings(loaded.model, self.settings)
         return with_classifier(loaded, self.head) if self.head is not None else loaded
 
 

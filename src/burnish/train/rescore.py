@@ -14,8 +14,10 @@ from burnish.core.files import write_atomic
 from burnish.core.findings import refuse_stops
 from burnish.data.prepare import Prepared
 from burnish.evaluate.loss import View, batch_tokens
-from burnish.evaluate.run import Split, evaluate, predictions
+from burnish.evaluate.run import Evaluation, Split, evaluate, predictions
+from burnish.evaluate.speed import measure_speed
 from burnish.evaluate.text import require_metrics
+from burnish.models.classifier_files import store_temperature
 from burnish.models.fuse import fuse
 from burnish.models.load import Loaded
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
@@ -23,19 +25,50 @@ from burnish.train.config import RunConfig
 from burnish.train.folder import RECIPE, jsonl, open_run
 from burnish.train.handover import load_handed_over, read_recipe
 from burnish.train.precision import choose_precision
+from burnish.train.score import calibration, temperature_on
 from burnish.train.setup import decoder_start, settle_layout
 from burnish.train.tasks import load_new, read_data
 
 
-def score_target(
-    config: RunConfig, split: str, rows_file: Path | None = None, *, run: Path | None = None
-) -> dict[str, Any]:
-    """Score a run's tuned model, or the untouched model of a recipe.
+@dataclass(frozen=True)
+class Target:
+    """A model and the rows that it is to be scored on.
+
+    Attributes:
+        config: The recipe: data, choices, metrics.
+        loaded: The model.
+        prepared: All rows of the recipe.
+        split: The rows that are scored.
+        view: How the model is called.
+        folder: The run that the model is from; None for a recipe's untouched one.
+    """
+
+    config: RunConfig
+    loaded: Loaded
+    prepared: Prepared
+    split: Split
+    view: View
+    folder: Path | None = None
+
+    def rows(self, name: str) -> Split:
+        """Another split of the same recipe.
+
+        Raises:
+            UserError: The recipe holds out no such rows.
+        """
+        return split_of(self.config, self.prepared, name)
+
+    def score(self) -> Evaluation:
+        """Everything that the recipe asks to be measured."""
+        return evaluate(self.view, self.split, self.config.evaluate, self.prepared.renderer)
+
+
+def open_target(config: RunConfig, split: str, *, run: Path | None = None) -> Target:
+    """A run's tuned model, or the untouched model of a recipe, with the rows of a split.
 
     Args:
         config: The recipe: data, choices, metrics.
         split: ``train``, ``validation`` or ``test``.
-        rows_file: Where to write every row with its answer.
         run: The run whose model is scored; without it the recipe's own model.
 
     Raises:
@@ -53,20 +86,64 @@ def score_target(
     require_metrics(config.evaluate.metrics)
     prepared = read_data(config, augment=split == "train")
     refuse_stops(prepared.findings)
-    if not len(prepared.table(split)):
-        raise UserError(f"the recipe holds out no {split} rows", where="data.split", fix=f"set `data.split.{split}`")
+    rows = split_of(config, prepared, split)
     precision = choose_precision(config.train.precision, default_device(), trains_base=False)
     loaded = load_handed_over(run, dtype=precision.base) if run else load_new(config, precision.base)
     loaded.model.to(default_device())  # type: ignore[arg-type]
-    return _score(config, loaded, prepared, split, rows_file)
+    return Target(config, loaded, prepared, rows, _view(config, loaded), run)
 
 
-def _score(config: RunConfig, loaded: Loaded, prepared: Prepared, split: str, rows_file: Path | None) -> dict[str, Any]:
-    rows = Split.make(split, prepared.table(split), prepared.examples[split], config.evaluate, prepared.renderer)
-    result = evaluate(_view(config, loaded), rows, config.evaluate, prepared.renderer)
+def split_of(config: RunConfig, prepared: Prepared, name: str) -> Split:
+    """The rows of a split, ready to be scored.
+
+    Raises:
+        UserError: There are none.
+    """
+    if not len(prepared.table(name)):
+        raise UserError(f"the recipe holds out no {name} rows", where="data.split", fix=f"set `data.split.{name}`")
+    return Split.make(name, prepared.table(name), prepared.examples[name], config.evaluate, prepared.renderer)
+
+
+def describe_score(
+    target: Target, result: Evaluation, rows_file: Path | None = None, *, speed: bool = False
+) -> dict[str, Any]:
+    """What a model's scores come to.
+
+    Args:
+        target: The model and its rows.
+        result: Its scores.
+        rows_file: Where to write every row with its answer.
+        speed: Also measure latency and throughput, of text and of one class a row.
+    """
     if rows_file:
-        write_atomic(rows_file, jsonl(predictions(rows, model=result)))
-    return {"split": split, "rows": rows.questions, "model": result.to_json()}
+        write_atomic(rows_file, jsonl(predictions(target.split, model=result)))
+    found = {"split": target.split.name, "rows": target.split.questions, "model": result.to_json()}
+    head = target.loaded.classifier
+    if head is not None and head.temperature != 1.0:
+        found["calibration"] = calibration(target.split, result.scores, head.temperature)
+    if speed and target.split.head is None:
+        found["speed"] = measure_speed(target.view, target.split, target.config.evaluate)
+    return found
+
+
+def calibrate_target(target: Target) -> float:
+    """Fit the temperature of a run's head on its validation rows, and store it in the run's ``final/``.
+
+    Raises:
+        UserError: The model has no head, or there are no validation rows.
+    """
+    if target.loaded.classifier is None or target.folder is None or not target.split.choices:
+        raise UserError(
+            "only a head that chooses one of several classes has a temperature",
+            where="--calibrate",
+            fix="name a run of `task: classification`",
+        )
+    rows = target.rows("validation")
+    head = target.loaded.classifier
+    head.temperature = 1.0
+    head.temperature = temperature_on(target.view, rows)
+    store_temperature(open_run(target.folder).final, head.temperature)
+    return head.temperature
 
 
 def _view(config: RunConfig, loaded: Loaded) -> View:

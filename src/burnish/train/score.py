@@ -14,12 +14,15 @@ from burnish.core.events import Advanced, Callback, Noticed, Stage
 from burnish.core.findings import Finding
 from burnish.data.render import Renderer
 from burnish.data.table import TokenTable
+from burnish.evaluate.calibration import effect, fit_temperature
 from burnish.evaluate.classification import Classified
 from burnish.evaluate.head_rows import HeadResult
 from burnish.evaluate.loss import RowLosses, View, batch_tokens
 from burnish.evaluate.run import Evaluation, Split, compare, evaluate, learnt_nothing, predictions
+from burnish.evaluate.speed import measure_speed
 from burnish.evaluate.text import require_metrics
 from burnish.models.generate_tasks import generate_tasks
+from burnish.objectives.config import ClassificationTask
 from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.setup import Setup, decoder_start
@@ -95,7 +98,8 @@ class Scorer:
             return self._score("base")
 
     def settle_head(self, folder: RunFolder) -> None:
-        """Choose on the validation rows what the head needs besides its numbers, such as thresholds, and say so."""
+        """Choose on the validation rows what the head needs besides its numbers: a temperature, thresholds; say so."""
+        self._calibrate()
         split, head = self.validation_split, self.setup.loaded.classifier
         if head is None or split.head is None or split.head.choose is None or split.rows is None:
             return
@@ -111,6 +115,15 @@ class Scorer:
     def tuned(self) -> Evaluation:
         """Score the model that is handed over."""
         return self._score("tuned")
+
+    def _calibrate(self) -> None:
+        """Fit the temperature of the head that is handed over, where the recipe asks for it."""
+        task, head = self.setup.config.task, self.setup.loaded.classifier
+        if head is None or not isinstance(task, ClassificationTask) or not task.calibrate:
+            return
+        tell(self.callbacks, Stage("fitting the temperature on the validation rows"))
+        head.temperature = 1.0
+        head.temperature = temperature_on(self.view, self.validation_split)
 
     def probe_rows(self) -> list[list[int]]:
         """A few held-out rows as token ids, to hold the files against the model in memory."""
@@ -148,6 +161,12 @@ class Scorer:
             result["new_head"] = True
         if split.choices and split.unit == "row":
             result["majority"] = majority(self.setup.prepared.train, split)
+        if self.setup.config.evaluate.speed and split.choices:
+            tell(self.callbacks, Stage("measuring latency and throughput"))
+            result["speed"] = measure_speed(self.view, split, self.setup.config.evaluate)
+        head = self.setup.loaded.classifier
+        if head is not None and head.temperature != 1.0:
+            result["calibration"] = calibration(split, tuned.scores, head.temperature)
         folder.write("evaluation.json", {**result, "comparison": compare(base, tuned, split)})
 
     def _score(self, which: str) -> Evaluation:
@@ -165,6 +184,16 @@ class Scorer:
     def _evaluate(self, split: Split, quiet: bool = False) -> Evaluation:
         progress: Callable[[int], Any] | None = None if quiet else lambda done: tell(self.callbacks, Advanced(done))
         return evaluate(self.view, split, self.setup.config.evaluate, self.renderer, progress)
+
+
+def temperature_on(view: View, split: Split) -> float:
+    """The temperature that fits the rows of a split best, for a head whose own is 1."""
+    return fit_temperature(split.score(view)[1], split.true)
+
+
+def calibration(split: Split, scores: np.ndarray, temperature: float) -> dict[str, Any]:
+    """A temperature, where it was fitted, and what it does to the rows of ``split``."""
+    return {"fitted_on": "validation", "shown_on": split.name, **effect(scores, split.true, temperature)}
 
 
 def store_base(folder: RunFolder, base: Evaluation, samples: list[str]) -> None:
@@ -192,7 +221,7 @@ def stored_base(folder: RunFolder, split: Split, scorer: Scorer) -> tuple[Evalua
     if split.choices:
         classified = Classified.count(split.choices, split.true, scores.argmax(1).tolist())
     losses = RowLosses(np.asarray(saved["totals"]), np.asarray(saved["counts"]))
-    base = Evaluation(split.name, losses, classified, scores, seed=config.seed, unit=split.unit)
+    base = Evaluation(split.name, losses, classified, scores, seed=config.seed, unit=split.unit, truth=split.true)
     if split.rows and saved.get("result"):
         base = replace(base, result=HeadResult.read(saved["result"]), labels=split.rows.renderer.labels)
     return base, saved["samples"]
