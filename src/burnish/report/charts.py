@@ -216,8 +216,9 @@ def describe(title: str, series: Sequence[Series], best: tuple[float, float] | N
 
 def _widen(low: float, high: float) -> tuple[float, float]:
     """A range that is no single point, and no wider than a number can say."""
-    gap = abs(high) * 0.05 or 1.0
-    return (low, high) if high - low > abs(high) * 1e-9 else (low - gap, high + gap)
+    least = 1e-300  # below it the steps between ticks are no numbers any more
+    gap = abs(high) * 0.05 if abs(high) > least else 1.0
+    return (low, high) if high - low > max(abs(high) * 1e-9, least) else (low - gap, high + gap)
 
 
 def _grid(frame: Frame, x_label: str) -> Markup:

@@ -39,6 +39,10 @@ class Trained(Protocol):
     """What is handed over of a run that was set up: its model, and what was trained of it."""
 
     @property
+    def config(self) -> RunConfig:
+        """The recipe."""
+
+    @property
     def loaded(self) -> Loaded:
         """The model with its tokenizer."""
 

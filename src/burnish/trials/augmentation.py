@@ -17,7 +17,7 @@ from burnish.data.augmenting import entry_names
 from burnish.train.config import RunConfig
 from burnish.train.folder import RunFolder, is_run
 from burnish.train.loop import tell
-from burnish.train.rescore import score_target
+from burnish.train.rescore import describe_score, open_target
 from burnish.train.run import start_run
 from burnish.trials.paired import Answers, paired_difference, verdict
 
@@ -177,10 +177,16 @@ def _run(
     folder = RunFolder(named.folder)
     if force or not is_run(named.folder) or not folder.read("evaluation.json"):
         start_run(named, force=is_run(named.folder), callbacks=callbacks)
-        score_target(named, "validation", named.folder / "validation.jsonl", run=named.folder)
+        _score(named)
     elif not (named.folder / "validation.jsonl").is_file():
-        score_target(named, "validation", named.folder / "validation.jsonl", run=named.folder)
+        _score(named)
     return folder
+
+
+def _score(config: RunConfig) -> None:
+    """Write what the tuned model answers to every validation row."""
+    opened = open_target(config, "validation", run=config.folder)
+    describe_score(opened, opened.score(), config.folder / "validation.jsonl")
 
 
 def _answers(folder: RunFolder) -> Answers:
