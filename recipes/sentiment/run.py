@@ -16,8 +16,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import clean  # noqa: E402 - lies beside this file, which is run as it is
-import compare  # noqa: E402
 
+import compare  # noqa: E402
 from burnish.cli.display import display  # noqa: E402
 from burnish.core.errors import UserError  # noqa: E402
 from burnish.report.page import build_report  # noqa: E402

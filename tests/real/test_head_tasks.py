@@ -64,7 +64,7 @@ def test_names_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 @with_encoder
 def test_answers_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """At least 95 % exact match, on questions that training did not see."""
-    result = trained(tmp_path, "extractive-qa", facts.asked(330))
+    result = trained(tmp_path, "extractive-qa", facts.asked(330), train={"num_epochs": 12})
     assert result.tuned["exact_match"] >= 0.95 > result.base["exact_match"], result.tuned
     capsys.readouterr()
     context = "Greta Rossi works as a pilot and owns a boat and lives in Oslo."

@@ -25,6 +25,7 @@ from burnish.models.load import Loaded
 from burnish.models.route import for_task, tasks_of
 from burnish.train.folder import RunFolder, open_run
 from burnish.train.handover import load_handed_over
+from burnish.train.precision import DTYPES
 
 PROBE = "probe.safetensors"
 PROBE_ROWS, PROBE_LENGTH, KEPT_PLACES = 2, 64, 4
@@ -82,14 +83,17 @@ def verify_run(path: Path) -> list[Check]:
     store = CheckpointStore(folder.checkpoints)
     checks = [_checkpoint(store, step) for step in store.steps()]
     best = (folder.read("best.json") or {}).get("step")
-    loaded = load_handed_over(path, dtype=torch.float32, device=torch.device("cpu"))
+    formats = (folder.read("model.json") or {}).get("precision", {})
+    # in the format of the run, so that rounding is that of the model in memory and hides nothing
+    weights = DTYPES.get(formats.get("weights", "fp32"), torch.float32)
+    loaded = load_handed_over(path, dtype=weights, device=torch.device("cpu"))
     checks.append(_guarded("the model that is handed over loads", lambda: f"{type(loaded.model).__name__} from final/"))
     if best in store.steps():
         checks.append(_guarded("its tensors are those of the best checkpoint", lambda: _tensors(store, best, loaded)))
     if (folder.path / PROBE).is_file():
-        precision = (folder.read("model.json") or {}).get("precision", {}).get("compute", "fp32")
+        computes = formats.get("compute", "fp32")
         checks.append(
-            _guarded("its logits are those of the model in memory", lambda: _logits(folder, loaded, precision))
+            _guarded("its logits are those of the model in memory", lambda: _logits(folder, loaded, computes))
         )
     return checks
 
