@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from burnish.compare.statistics import METRICS, Scored, combined, estimate, holm, pairs, resampled
+from burnish.compare.statistics import METRICS, Scored, combined, estimate, pairs, resampled
 
 
 def run(predicted: list[int], true: list[int], losses: list[float] | None = None) -> Scored:
@@ -28,13 +28,6 @@ def drawn(accuracy: float, rows: int, seed: int) -> Scored:
     true = np.random.default_rng(99).integers(0, 3, rows)
     right = draw.random(rows) < accuracy
     return run(np.where(right, true, (true + 1) % 3).tolist(), true.tolist())
-
-
-def test_holm_by_hand() -> None:
-    """Of 0.01, 0.04, 0.03, 0.005: sorted 0.005 * 4, 0.01 * 3, 0.03 * 2, 0.04 * 1 = 0.02, 0.03, 0.06, 0.04, made
-    monotone 0.02, 0.03, 0.06, 0.06."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
 
 def test_without_row_variance_it_is_the_t_test_of_the_seeds() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from burnish.evaluate.classification import macro_f1
-from burnish.evaluate.intervals import bootstrap_confusion, bootstrap_ratio, mcnemar, paired_bootstrap, wilson
+from burnish.evaluate.intervals import bootstrap_confusion, bootstrap_ratio, holm, mcnemar, paired_bootstrap, wilson
 
 
 @pytest.mark.parametrize(("successes", "total"), [(0, 10), (5, 10), (567, 1000), (1000, 1000)])
@@ -68,3 +68,10 @@ def test_same_seed_same_interval() -> None:
 def test_nothing_to_measure_is_nan() -> None:
     assert np.isnan(wilson(0, 0)).all()
     assert np.isnan(bootstrap_ratio(np.zeros(0), np.zeros(0), 0)).all()
+
+
+def test_holm_by_hand() -> None:
+    """Of 0.01, 0.04, 0.03, 0.005: sorted 0.005 * 4, 0.01 * 3, 0.03 * 2, 0.04 * 1 = 0.02, 0.03, 0.06, 0.04, made
+    monotone 0.02, 0.03, 0.06, 0.06."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []

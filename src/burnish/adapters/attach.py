@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -29,7 +28,7 @@ from burnish.adapters.kbit import refuse_quantized
 from burnish.core.errors import UserError
 from burnish.core.names import suggestion
 from burnish.models.anatomy import Site
-from burnish.models.quantize import numbers_in
+from burnish.models.quantize import numbers_in, owners_of_parameters
 from burnish.models.route import STATE as _STATE
 from burnish.models.route import Switch
 
@@ -181,7 +180,7 @@ class Attached:
                 has been changed then.
         """
         self._require_attached()
-        owners = _owners(self.model)
+        owners = owners_of_parameters(self.model)
         for key, config in zip(self.keys, self.configs, strict=True):
             if config.tasks:
                 raise NotMergeable(
@@ -360,12 +359,3 @@ def _refuse_clashes(new: Attached) -> None:
 
 def _full_name(site: Site, name: str, key: str, inner: str) -> str:
     return f"{site.name}.{RESERVED}.{name}.{key}.{inner}".lstrip(".")  # a bare backbone has no name
-
-
-def _owners(model: PreTrainedModel) -> dict[int, list[str]]:
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module._parameters.values():
-            if isinstance(parameter, torch.Tensor):
-                owners.setdefault(id(parameter), []).append(name)
-    return owners

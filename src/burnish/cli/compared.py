@@ -9,10 +9,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from burnish.cli.turns import bars
 from burnish.compare import words
 from burnish.compare.outcome import Outcome
 from burnish.compare.results import NAMES, Results, verdict
@@ -29,15 +30,7 @@ WIDE = 150
 @contextmanager
 def listening(console: Console) -> Iterator[Listener]:
     """The listener that shows a comparison: bars in a terminal, a line for each run elsewhere."""
-    progress = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[count]}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    progress = bars(console)
     shown = Turns(progress)
     with progress:
         yield Listener(shown.begins, shown.moves, shown.ends, shown.skips)

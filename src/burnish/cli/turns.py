@@ -20,10 +20,9 @@ WIDE = 160
 """Columns from which on no cell of the comparison has to be broken."""
 
 
-@contextmanager
-def turns_display(console: Console) -> Iterator[Listener]:
-    """The listener that shows a benchmark: bars in a terminal, a line per run elsewhere."""
-    progress = Progress(
+def bars(console: Console) -> Progress:
+    """Bars for runs that take turns, each with a `count` beside it; silent where the output is no terminal."""
+    return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -32,6 +31,12 @@ def turns_display(console: Console) -> Iterator[Listener]:
         console=console,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def turns_display(console: Console) -> Iterator[Listener]:
+    """The listener that shows a benchmark: bars in a terminal, a line per run elsewhere."""
+    progress = bars(console)
     shown = Turns(progress)
     with progress:
         yield Listener(shown.begins, shown.moves, shown.ends)

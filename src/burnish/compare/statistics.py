@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from burnish.evaluate.classification import macro_f1
+from burnish.evaluate.intervals import holm
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
@@ -131,16 +132,6 @@ def combined(seeds: Floats, rows_variance: float, rows: int) -> Estimate:
     freedom = total**2 / inverse
     half = float(stdtrit(freedom, 1 - LEVEL / 2)) * total**0.5
     return Estimate(value, value - half, value + half, kept, p=2 * float(stdtr(freedom, -abs(value) / total**0.5)))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values (Holm, 1979): the i-th smallest of m times m - i + 1, monotone, at most 1."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, least = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        least = max(least, min(1.0, p_values[i] * (len(order) - rank)))
-        adjusted[i] = least
-    return adjusted
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
-from burnish.evaluate.intervals import wilson
+from burnish.evaluate.intervals import holm, wilson
 
 SMALLEST = 10
 """Rows of the smallest slice that is tested."""
@@ -91,12 +91,3 @@ def _of_trait(name: str, values: Sequence[str], errors: NDArray[np.bool_], teste
 
 def _adjusted(one: Slice, value: float) -> Slice:
     return Slice(**{**one.__dict__, "adjusted": value})
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: the i-th smallest of m times ``m - i + 1``, never falling, at most 1."""
-    m, running, result = len(p_values), 0.0, [0.0] * len(p_values)
-    for rank, place in enumerate(sorted(range(m), key=lambda i: p_values[i])):
-        running = max(running, min(1.0, (m - rank) * p_values[place]))
-        result[place] = running
-    return result

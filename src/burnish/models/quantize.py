@@ -134,24 +134,26 @@ def _chosen(model: PreTrainedModel, config: QuantizationConfig) -> tuple[list[Si
         left_out = {s.name for s in select(model, config.skip)} if config.skip else set()
     except UserError as error:
         raise UserError(error.what.replace("targets", "skip"), where="model.quantization.skip", fix=error.fix) from None
-    kept, owners = _kept_in_fp32(model), _owners(model)
+    kept, owners = _kept_in_fp32(model), owners_of_parameters(model)
     chosen: list[Site] = []
     skipped: list[Site] = []
     for site in select(model, ALL_LINEAR):
         # a weight that another module shares would come apart, and code that reads the format of a weight (T5's `wo`)
         # would take that of the codes for it
-        shared = owners[id(site.host.weight)] > 1
+        shared = len(owners[id(site.host.weight)]) > 1
         broken = site.host.weight.numel() % config.block_size  # the last block would be a shorter one
         stays = site.name in left_out or shared or broken or kept & set(site.name.split("."))
         (skipped if stays else chosen).append(site)
     return chosen, skipped
 
 
-def _owners(model: nn.Module) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for module in model.modules():
+def owners_of_parameters(model: nn.Module) -> dict[int, list[str]]:
+    """Names of the modules that hold each parameter, by the parameter's id: several where a weight is shared."""
+    found: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
         for parameter in module._parameters.values():
-            found[id(parameter)] = found.get(id(parameter), 0) + 1
+            if parameter is not None:
+                found.setdefault(id(parameter), []).append(name)
     return found
 
 
