@@ -23,14 +23,26 @@ def full(kind: str, ours: Tensor, theirs: Tensor, temperature: float) -> Tensor:
     def kl(first: Tensor, second: Tensor) -> Tensor:
         return F.kl_div(second, first, reduction="none", log_target=True).sum(-1)
 
-    values = {"forward": lambda: kl(p, q), "reverse": lambda: kl(q, p), "js": lambda: (kl(p, middle) + kl(q, middle)) / 2}
+    values = {
+        "forward": lambda: kl(p, q),
+        "reverse": lambda: kl(q, p),
+        "js": lambda: (kl(p, middle) + kl(q, middle)) / 2,
+    }
     return values[kind]() * temperature**2
 
 
 def made(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    shapes: dict[str, tuple[int, ...]] = {"hidden": (N, D), "weight": (V, D), "bias": (V,), "theirs": (N, V), "upstream": (N,)}
-    return {name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for name, shape in shapes.items()}
+    shapes: dict[str, tuple[int, ...]] = {
+        "hidden": (N, D),
+        "weight": (V, D),
+        "bias": (V,),
+        "theirs": (N, V),
+        "upstream": (N,),
+    }
+    return {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for name, shape in shapes.items()
+    }
 
 
 @pytest.mark.parametrize("trains", [False, True], ids=["frozen head", "trained head"])
@@ -40,7 +52,11 @@ def made(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
 def test_values_and_gradients(kind: Any, temperature: float, options: dict[str, Any], trains: bool) -> None:
     """In chunks of 4 of 11 positions, in float64: to 1e-12, for any upstream gradient and everything that trains."""
     data = made()
-    leaves = [data["hidden"].requires_grad_(), data["weight"].requires_grad_(trains), data["bias"].requires_grad_(trains)]
+    leaves = [
+        data["hidden"].requires_grad_(),
+        data["weight"].requires_grad_(trains),
+        data["bias"].requires_grad_(trains),
+    ]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     output = Output(data["weight"], data["bias"], **options)
     judge = dense(lambda part: data["theirs"][part], kind, temperature)
