@@ -27,7 +27,7 @@ from burnish.adapters.entries import keys_of, refuse_entries
 from burnish.adapters.kbit import refuse_quantized
 from burnish.core.errors import UserError
 from burnish.core.names import suggestion
-from burnish.models.anatomy import Site
+from burnish.models.anatomy import Site, layers_below
 from burnish.models.quantize import numbers_in, owners_of_parameters
 from burnish.models.route import STATE as _STATE
 from burnish.models.route import Switch
@@ -109,7 +109,16 @@ class Attached:
             for item in parts.placed:
                 for inner, factor in parts.rate_scales.items():
                     scales[_full_name(item.site, self.name, key, inner)] = factor * config.rate_scale
+            for name, factor in self._by_depth(key, config.layer_decay):
+                scales[name] = scales.get(name, 1.0) * factor
         return scales
+
+    def _by_depth(self, key: str, decay: float) -> list[tuple[str, float]]:
+        """Parameters of an entry that lie below the last layer, with the factor of their depth."""
+        if decay == 1:
+            return []
+        below = layers_below(self.model, [name for name, _ in self.trainable(key)])
+        return [(name, decay**count) for name, count in below.items() if count]
 
     def learning_rates(self) -> dict[str, tuple[float, str]]:
         """Default peak learning rate of every entry, and its reason."""

@@ -47,6 +47,9 @@ class MethodConfig(Config):
     """Only rows of these tasks use it (`data.train` names the task of a source); without any, all rows do."""
     rate_scale: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Factor on the learning rate of this entry's parameters."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor on the learning rate from each layer to the one below it: the last layer learns at the full rate, the one
+    below at `layer_decay` times it, and so on; embeddings count as one layer below the first."""
 
 
 class Adapter(nn.Module):

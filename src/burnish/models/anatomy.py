@@ -189,6 +189,30 @@ def layers(model: PreTrainedModel) -> list[tuple[int, nn.Module]]:
     return list(enumerate(layer for stack in whole for layer in stack))
 
 
+def layers_below(model: PreTrainedModel, names: Iterable[str]) -> dict[str, int]:
+    """How many layers lie between each of these parameters and the top: 0 for the last layer and all behind it.
+
+    With L layers, running number l counts ``L - 1 - l``, and embeddings count L, with all else in a module of the name
+    ``embeddings``; an encoder lies below its decoder. An embedding table that is the head too counts as an embedding.
+    What else lies outside the layers, such as the norm of an encoder below a decoder, counts 0.
+
+    Args:
+        model: The model.
+        names: Names of parameters.
+    """
+    total = len(layers(model))
+    numbered = {name: number for name, _, number in numbered_modules(model) if number is not None}
+    first = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    inputs = tuple({name.rpartition(".")[0] + "." for name in first if "embeddings" in name.rpartition(".")[0]})
+    found = {}
+    for name in names:
+        parents = [name[: match.start()] for match in re.finditer(r"\.", name)]
+        number = next((numbered[parent] for parent in reversed(parents) if parent in numbered), None)
+        is_input = any(parent in first for parent in parents) or (inputs and name.startswith(inputs))
+        found[name] = total - 1 - number if number is not None else total if is_input else 0
+    return found
+
+
 def select(model: PreTrainedModel, targets: str | Sequence[str], among: Sequence[Site] | None = None) -> list[Site]:
     """The sites that targets name, in the order of the model's modules.
 

@@ -15,6 +15,7 @@ from burnish.core.types import Batch
 from burnish.models.forward import hidden_states
 from burnish.models.probe import probe_ids, probing, tolerance
 from burnish.ops.cross_entropy import IGNORE, chunk_rows, chunked_token_losses
+from burnish.ops.kl import Judge, Output, chunked_divergences, divergences_of_logits
 
 
 def _tied_t5(config: Any) -> float:
@@ -94,13 +95,30 @@ class Head(nn.Module):
             )
         return torch.cat(list(self._checkpointed_losses(hidden_ND, labels_N)))
 
+    def divergences(self, hidden_ND: Tensor, judge: Judge, temperature: float = 1.0) -> Tensor:
+        """Divergence [N] from what the judge knows, never holding [N, V] logits (``ops.kl``)."""
+        if self._is_plain():
+            output = Output(self.weight, self.bias, self.scale, self.softcap)
+            return chunked_divergences(hidden_ND, output, judge, temperature=temperature)
+        rows, found = self._chunk(hidden_ND), []
+        for start in range(0, max(1, len(hidden_ND)), rows):
+            part = slice(start, start + rows)
+            found.append(checkpoint(self._judged, hidden_ND[part], judge, part, temperature, use_reentrant=False))
+        return torch.cat(found)
+
+    def _judged(self, hidden: Tensor, judge: Judge, part: slice, temperature: float) -> Tensor:
+        return divergences_of_logits(self(hidden), judge, part, temperature)
+
+    def _chunk(self, hidden_ND: Tensor) -> int:
+        return chunk_rows(torch.empty(self._model[0].config.get_text_config().vocab_size, 0, device=hidden_ND.device))
+
     def _is_plain(self) -> bool:
         module = self.projection
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
         return type(module) is nn.Linear and not any(hooks) and not any(True for _ in module.children())
 
     def _checkpointed_losses(self, hidden_ND: Tensor, labels_N: Tensor) -> Iterator[Tensor]:
-        rows = chunk_rows(torch.empty(self._model[0].config.get_text_config().vocab_size, 0, device=hidden_ND.device))
+        rows = self._chunk(hidden_ND)
         for hidden, labels in zip(hidden_ND.split(rows), labels_N.split(rows), strict=True):
             yield checkpoint(self._losses, hidden, labels, use_reentrant=False)
 

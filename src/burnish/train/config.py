@@ -19,12 +19,14 @@ from burnish.evaluate.config import EvaluateConfig
 from burnish.models.config import ModelConfig
 from burnish.objectives.config import TaskConfig, TextTask
 from burnish.optim.config import OptimConfig
+from burnish.regularizers.registry import AnyRegularizer
 from burnish.train.memory import MemoryConfig
 from burnish.train.precision import PrecisionName
 from burnish.train.stage_config import StageConfig
 
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
-_SHORT = {"model": "path", "adapter": "method", "data": "train", "task": "kind"}
+_SHORT = {"model": "path", "adapter": "method", "data": "train", "task": "kind", "regularizers": "kind"}
+_FILES = {"data", "cache", "earlier"}
 _SETS = ("train", "validation", "test")
 
 Adapters = Annotated[
@@ -83,6 +85,8 @@ class RunConfig(Config):
     stages: tuple[StageConfig, ...] = ()
     """Parts of the training, one behind the other, each with what it trains. Their lengths take the place of
     `train.num_epochs` and `train.max_steps`."""
+    regularizers: tuple[AnyRegularizer, ...] = ()
+    """Terms that keep the model near the original one, beside the task's; a name, a mapping, or a list of them."""
     evaluate: EvaluateConfig = EvaluateConfig()
     memory: MemoryConfig = MemoryConfig()
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
@@ -104,6 +108,19 @@ class RunConfig(Config):
     @classmethod
     def _task_shorthand(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("regularizers", mode="before")
+    @classmethod
+    def _regularizers_shorthand(cls, value: Any) -> Any:
+        return _written_out([value] if isinstance(value, (str, dict)) else value, "kind")
+
+    @field_validator("regularizers")
+    @classmethod
+    def _each_once(cls, value: tuple[AnyRegularizer, ...]) -> tuple[AnyRegularizer, ...]:
+        twice = next((r.kind for r in value if sum(other.kind == r.kind for other in value) > 1), None)
+        if twice:
+            raise ValueError(f"`{twice}` is there twice; give it once, with the sum of the weights")
+        return value
 
     @model_validator(mode="after")
     def _one_way_to_classify(self) -> RunConfig:
@@ -184,7 +201,22 @@ def anchor_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         result["data"] = {k: _anchor_source(v, folder) if k in _SETS else v for k, v in result["data"].items()}
         if isinstance(result["data"].get("augment"), list):
             result["data"]["augment"] = [_anchor_entry(v, folder) for v in result["data"]["augment"]]
+    if result.get("regularizers"):
+        result["regularizers"] = _anchor_files(result["regularizers"], folder)
     return result
+
+
+def _anchor_files(value: Any, folder: Path) -> Any:
+    """Entries of `regularizers`; the files, folders and runs that they name."""
+    if isinstance(value, (list, tuple)):
+        return [_anchor_files(entry, folder) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    return {k: _each(v, folder) if k in _FILES else v for k, v in value.items()}
+
+
+def _each(value: Any, folder: Path) -> Any:
+    return [_anchor(v, folder) for v in value] if isinstance(value, (list, tuple)) else _anchor(value, folder)
 
 
 def _require_sections(values: dict[str, Any], path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,9 @@ from burnish.train.precision import Precision
 from burnish.train.stages import Stages
 from burnish.train.state import TrainState
 from burnish.train.updates import Updates
+
+PART = "loss."
+"""Put before the name of a term where the log holds its share of the loss."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Job:
         cadence: When to evaluate, save and give up.
         observe: Sees gradients and new values after an update that was made, from the number of updates done.
         buffers: Names and tensors that are kept in checkpoints and not trained.
+        further: Micro-batches of an update beside those of the task, from its number; each names its ``source``.
     """
 
     model: nn.Module
@@ -93,6 +97,7 @@ class Job:
     cadence: Cadence = field(default_factory=Cadence)
     observe: Callable[[int], None] = lambda step: None
     buffers: Sequence[tuple[str, torch.Tensor]] = ()
+    further: Callable[[int], Sequence[Batch]] = lambda step: ()
 
     @property
     def device(self) -> torch.device:
@@ -181,9 +186,10 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
         group["lr"] = rate * group.get("rate_scale", 1.0)
     # dropout is a function of seed and step, so a resumed run draws the same masks without stored generators
     torch.manual_seed(job.seed * 1_000_003 + state.step)
-    batches = [to_device(batch, job.device) for batch in job.updates[state.step]]
-    counts = {term.name: sum(float(term.count(batch)) for batch in batches) for term in job.terms}
-    loss_sum = sum(backward(job, batch, counts) for batch in batches)
+    batches = [to_device(batch, job.device) for batch in (*job.updates[state.step], *job.further(state.step))]
+    counts, parts = count_units(job.terms, batches), dict[str, float]()
+    loss_sum = sum(backward(job, batch, counts, parts) for batch in batches)
+    loss_sum += penalize(job, batches[0], parts)
     try:
         refuse_non_finite_loss(loss_sum, batches, state.step)
         if job.scaler:
@@ -192,7 +198,7 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
         if not job.scaler:
             refuse_non_finite_gradients(norm, job.trainable, batches, state.step)
     except TrainingStopped as stop:
-        job.keep(state, batches, stop)
+        job.keep(state, [batch for batch in batches if "source" not in batch], stop)
         raise
     liveness.saw_gradients()
     foreseen = foresee(job.optimizer, job.trainable, rate)
@@ -204,7 +210,8 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
         if foreseen:
             foreseen.judge()
         liveness.updated(rate)
-    return measure(state, batches, loss=loss_sum, grad_norm=norm, learning_rate=rate, began=began)
+    named = {PART + name: value for name, value in parts.items()} if len(job.terms) > 1 else {}
+    return measure(state, batches, loss=loss_sum, **named, grad_norm=norm, learning_rate=rate, began=began)
 
 
 def step_optimizer(job: Job, state: TrainState) -> bool:
@@ -220,15 +227,56 @@ def step_optimizer(job: Job, state: TrainState) -> bool:
     return not skipped
 
 
-def backward(job: Job, batch: Batch, counts: dict[str, float]) -> float:
-    """Forward and backward of one micro-batch; returns its share of the update's loss."""
+def count_units(terms: Sequence[Term], batches: Sequence[Batch]) -> dict[str, float]:
+    """Units of every term over the micro-batches of an update, by its name; penalties are no part of it."""
+    return {t.name: sum(float(t.count(b)) for b in batches if t.reads(b)) for t in terms if not t.once}
+
+
+def penalize(job: Job, batch: Batch, parts: dict[str, float] | None = None) -> float:
+    """Backward of the penalties: once for all micro-batches of an update; returns their share of its loss.
+
+    Args:
+        job: The run.
+        batch: Any of the micro-batches, which a penalty does not look at.
+        parts: Takes in the share of each term.
+    """
+    penalties = [term for term in job.terms if term.once]
+    if not penalties:
+        return 0.0
+    context = job.context()
+    losses = {term.name: term.weight * term.loss(batch, context).total for term in penalties}
+    add_parts(parts, losses)
+    share = torch.stack(list(losses.values())).sum()
+    if share.requires_grad:  # of a stage that trains nothing which is held, it is a number
+        (job.scaler.scale(share) if job.scaler else share).backward()
+    return float(share.detach())
+
+
+def add_parts(parts: dict[str, float] | None, losses: Mapping[str, torch.Tensor]) -> None:
+    """Count the weighed losses of terms into their shares of the update's loss."""
+    for name, loss in (losses if parts is not None else {}).items():
+        assert parts is not None
+        parts[name] = parts.get(name, 0.0) + float(loss.detach())
+
+
+def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, float] | None = None) -> float:
+    """Forward and backward of one micro-batch; returns its share of the update's loss.
+
+    Args:
+        job: The run.
+        batch: The micro-batch.
+        counts: Units of every term over the whole update.
+        parts: Takes in the share of each term.
+    """
     context = job.context()
     with holding(job.model):
         with job.precision.context(job.device), job.keeping():
-            losses = [(term, term.loss(batch, context)) for term in job.terms if counts[term.name]]
-            share = sum((term.weight / counts[term.name]) * loss.total for term, loss in losses)
+            asked = [term for term in job.terms if term.reads(batch) and counts.get(term.name)]
+            losses = {t.name: (t.weight / counts[t.name]) * t.loss(batch, context).total for t in asked}
+            share = sum(losses.values())
         if not isinstance(share, torch.Tensor):
             return 0.0
+        add_parts(parts if len(job.terms) > 1 else None, losses)
         if not share.requires_grad:
             raise TrainingStopped(
                 "the loss depends on no tensor that is trained",
@@ -272,6 +320,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def measure(state: TrainState, batches: Sequence[Batch], *, began: float, **values: float) -> dict[str, float]:
     """Count tokens and time of one update into the state, and return the line for the log."""
+    batches = [batch for batch in batches if "source" not in batch]  # the task's own rows are what is counted
     tokens = sum(real_tokens(batch) for batch in batches)
     trained = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     seconds = time.perf_counter() - began

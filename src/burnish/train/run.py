@@ -231,6 +231,7 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
         seed=config.seed,
         observe=partial(training.observe, setup.attached, total_steps=len(setup.updates)),
         buffers=buffers,
+        further=setup.regularizing.further,
         cadence=Cadence(
             evaluate_every=setup.evaluate_every,
             save_every=config.checkpoint.every_steps or setup.evaluate_every,

@@ -39,6 +39,7 @@ from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
 from burnish.train.precision import Precision, choose_precision
+from burnish.train.regularizing import Regularizing, regularizing
 from burnish.train.sample import Rows
 from burnish.train.settings import settings
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
@@ -82,8 +83,18 @@ class Setup:
 
     @property
     def terms(self) -> list[Term]:
-        """The objective: the task's terms and those of the adapters."""
-        return [*self.task_terms, *training.terms(self.attached)]
+        """The objective: the task's terms, those of the adapters and those of the regularizers."""
+        return [*self.task_terms, *training.terms(self.attached), *self.regularizing.terms]
+
+    @cached_property
+    def regularizing(self) -> Regularizing:
+        """The regularizers; first asked for before any update, so that they know the original weights."""
+        return regularizing(self)
+
+    @property
+    def decoder_start(self) -> int | None:
+        """The first token of an encoder-decoder's decoder, None for other models."""
+        return decoder_start(self.loaded)
 
     @cached_property
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
@@ -120,7 +131,7 @@ class Setup:
                 self.prepared.train,
                 layout=self.layout,
                 pad_id=pad_id(self.loaded.tokenizer),
-                decoder_start_id=decoder_start(self.loaded),
+                decoder_start_id=self.decoder_start,
             ),
             accumulation=train.gradient_accumulation_steps,
             num_epochs=train.num_epochs,
@@ -278,6 +289,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused)
     setup.prepare_adapters()
     refuse_untrained_head(setup)
+    with_regularizers(setup, callbacks)
     keep_memory()  # not before: what reading and loading free goes back, so that it leaves no holes
     for finding in settings(setup):
         findings.append(finding)
@@ -286,6 +298,15 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     setup.optimizer()
     setup.stages.learning_rate(0)
     return setup
+
+
+def with_regularizers(setup: Setup, callbacks: Sequence[Callback]) -> None:
+    """Make the regularizers now, before a weight has moved."""
+    if setup.config.regularizers:
+        tell(callbacks, Stage("making ready what holds the model near the original one"))
+    for finding in setup.regularizing.notes:
+        setup.findings.append(finding)
+        tell(callbacks, Noticed(finding))
 
 
 def with_tokens(config: RunConfig, loaded: Loaded) -> RunConfig:
