@@ -30,6 +30,7 @@ class Batch(TypedDict, total=False):
     tasks: tuple[str | None, ...]  # the task of each row, for parts of the model that belong to some tasks only
     adapters: tuple[str, ...]  # the adapter set of each row, empty for none; absent where all rows use the same
     row_ids: tuple[int, ...]  # which rows of the table are in here, for messages and logs
+    replay: tuple[str, ...]  # of replayed rows, which belong to no task: the part that each is of; absent otherwise
 
 
 class Mean(NamedTuple):

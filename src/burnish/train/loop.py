@@ -26,7 +26,7 @@ from burnish.core.events import (
     Stop,
 )
 from burnish.core.events import Stage as Beginning
-from burnish.core.types import Batch, Context, Term
+from burnish.core.types import Batch, Context, Mean, Term
 from burnish.models.route import holding
 from burnish.train.first_update import foresee
 from burnish.train.interrupt import Interrupt
@@ -34,7 +34,7 @@ from burnish.train.liveness import Liveness
 from burnish.train.precision import Precision
 from burnish.train.stages import Stages
 from burnish.train.state import TrainState
-from burnish.train.updates import Updates
+from burnish.train.updates import Steps
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Job:
 
     model: nn.Module
     terms: Sequence[Term]
-    updates: Updates
+    updates: Steps
     optimizer: torch.optim.Optimizer
     stages: Stages
     trainable: Sequence[tuple[str, nn.Parameter]]
@@ -183,7 +183,8 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
     torch.manual_seed(job.seed * 1_000_003 + state.step)
     batches = [to_device(batch, job.device) for batch in job.updates[state.step]]
     counts = {term.name: sum(float(term.count(batch)) for batch in batches) for term in job.terms}
-    loss_sum = sum(backward(job, batch, counts) for batch in batches)
+    parts: dict[str, Mean] = {}
+    loss_sum = sum(backward(job, batch, counts, parts) for batch in batches)
     try:
         refuse_non_finite_loss(loss_sum, batches, state.step)
         if job.scaler:
@@ -204,7 +205,8 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
         if foreseen:
             foreseen.judge()
         liveness.updated(rate)
-    return measure(state, batches, loss=loss_sum, grad_norm=norm, learning_rate=rate, began=began)
+    apart = {name: mean.value for name, mean in parts.items()} if len(job.terms) > 1 else {}
+    return measure(state, batches, loss=loss_sum, grad_norm=norm, learning_rate=rate, began=began, **apart)
 
 
 def step_optimizer(job: Job, state: TrainState) -> bool:
@@ -220,13 +222,23 @@ def step_optimizer(job: Job, state: TrainState) -> bool:
     return not skipped
 
 
-def backward(job: Job, batch: Batch, counts: dict[str, float]) -> float:
-    """Forward and backward of one micro-batch; returns its share of the update's loss."""
+def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, Mean] | None = None) -> float:
+    """Forward and backward of one micro-batch; returns its share of the update's loss.
+
+    Args:
+        job: The job.
+        batch: The micro-batch.
+        counts: Units of the whole update, by term.
+        parts: Where the terms' own metrics are added up, such as ``sft_loss``.
+    """
     context = job.context()
     with holding(job.model):
         with job.precision.context(job.device), job.keeping():
             losses = [(term, term.loss(batch, context)) for term in job.terms if counts[term.name]]
             share = sum((term.weight / counts[term.name]) * loss.total for term, loss in losses)
+        for name, mean in ((f"{t.name}_{n}", m) for t, loss in losses for n, m in loss.metrics.items()):
+            if parts is not None and mean.count:
+                parts[name] = parts.get(name, Mean(0.0, 0.0)) + mean
         if not isinstance(share, torch.Tensor):
             return 0.0
         if not share.requires_grad:
@@ -316,5 +328,5 @@ def refuse_non_finite_gradients(
 
 def row_names(batches: Sequence[Batch], most: int = 8) -> str:
     """The first rows of an update, for a message."""
-    rows = [row for batch in batches for row in batch["row_ids"]]
-    return ", ".join(map(str, rows[:most])) + (f" and {len(rows) - most} more" if len(rows) > most else "")
+    rows = [("replayed " if "replay" in batch else "") + str(row) for batch in batches for row in batch["row_ids"]]
+    return ", ".join(rows[:most]) + (f" and {len(rows) - most} more" if len(rows) > most else "")
