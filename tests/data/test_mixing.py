@@ -104,7 +104,7 @@ def test_a_balanced_buffer_gives_every_group_the_same(most: int, expected: dict[
 
 
 def test_a_random_buffer_is_a_choice_without_repeats() -> None:
-    """Each of 10 rows is kept in 3 of 10 choices on average: over 400 seeds 120 times, with a standard deviation of 9."""
+    """Each of 10 rows is kept in 3 of 10 choices on average: over 400 seeds 120 times, give or take 9."""
     kept = [kept_rows([""] * 10, 3, seed) for seed in range(400)]
     assert all(len(set(one.tolist())) == 3 for one in kept)
     assert np.all(np.abs(np.bincount(np.concatenate(kept)) - 120) < 46)

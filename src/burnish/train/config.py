@@ -140,6 +140,15 @@ class RunConfig(Config):
             raise ValueError(f"early_stopping.metric must be one of {', '.join(sorted(known))}{hint}")
         return self
 
+    @model_validator(mode="after")
+    def _averages_make_sense(self) -> RunConfig:
+        if self.checkpoint.ema and any(adapter.method == "adalora" for adapter in self.adapters):
+            raise ValueError(
+                "`checkpoint.ema` averages weights that `adalora` has pruned with those from before; use another "
+                "method, or leave the average out"
+            )
+        return self
+
     @property
     def folder(self) -> Path:
         """Where the run is written."""

@@ -72,6 +72,7 @@ class Job:
         cadence: When to evaluate, save and give up.
         observe: Sees gradients and new values after an update that was made, from the number of updates done.
         buffers: Names and tensors that are kept in checkpoints and not trained.
+        averages: Puts the averages of the weights in their place, where those are what is handed over.
     """
 
     model: nn.Module
@@ -93,6 +94,7 @@ class Job:
     cadence: Cadence = field(default_factory=Cadence)
     observe: Callable[[int], None] = lambda step: None
     buffers: Sequence[tuple[str, torch.Tensor]] = ()
+    averages: Callable[[], None] | None = None
 
     @property
     def device(self) -> torch.device:
