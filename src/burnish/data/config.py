@@ -122,6 +122,101 @@ class RenderConfig(Config):
     """Stop if a larger share of the rows is dropped for lack of a target or for length."""
 
 
+class ReplaySource(SourceConfig):
+    """One place that replayed rows come from."""
+
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Its share of the replayed rows, or tokens, beside the weights of the other parts."""
+
+
+class RampConfig(Config):
+    """A ratio that moves along a line over the training."""
+
+    start: float = Field(ge=0, lt=1)
+    """The ratio at the first update."""
+    end: float = Field(ge=0, lt=1)
+    """The ratio at the last update."""
+
+
+class SelfReplayConfig(Config):
+    """The original model's own answers, written once before the training."""
+
+    prompts: str | None = None
+    """A text file with one prompt a line; without it prompts that come with Burnish."""
+    rows: int = Field(64, ge=1)
+    """How many prompts are answered, drawn by the run's seed."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest answer in tokens."""
+    temperature: float = Field(0.8, ge=0)
+    """Of the sampling. At 0 every answer is the likeliest one."""
+
+
+class EarlierConfig(Config):
+    """Training rows of earlier runs: a replay buffer for tasks that are learnt one after the other."""
+
+    rows: int = Field(200, ge=1)
+    """Rows of each run that are kept, at most."""
+    choose: Literal["random", "balanced"] = "random"
+    """`random`: every row is as likely; `balanced`: the same number of rows of every target, as far as there are."""
+
+
+class ReplayConfig(Config):
+    """General data that is mixed into the training, so that what the model knew is not forgotten.
+
+    An update holds the rows of the task that it holds without replay, and general rows besides."""
+
+    ratio: Annotated[float, Field(gt=0, lt=1)] | RampConfig = 0.1
+    """Share of the general rows among all rows that are trained on, such as 0.2; or `{start: 0.5, end: 0.1}` for a line
+    over the training. Over an epoch it holds to half a row."""
+    unit: Literal["rows", "tokens"] = "rows"
+    """What the ratio counts. As `tokens` the last general row of an epoch is cut, so that it holds to the token."""
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Factor on the replay loss. At 1 a general row moves the weights as much as a row of the task does."""
+    source: Literal["general", "self"] | None = None
+    """`general`: short texts that come with Burnish; `self`: the original model's own answers to general prompts.
+    Without it `general`, unless `path` or `runs` are given."""
+    path: tuple[ReplaySource, ...] = ()
+    """General data of your own: a source as in `data.train`, or a list of them. Plain texts are learnt in every token,
+    conversations and completions in their answers."""
+    runs: tuple[str, ...] = ()
+    """Folders of earlier runs whose training rows are replayed."""
+    earlier: EarlierConfig = EarlierConfig()
+    """How rows of `runs` are chosen."""
+    own: SelfReplayConfig = SelfReplayConfig()
+    """How the model's own answers are made."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _bare_paths(cls, value: Any) -> Any:
+        given = [value] if isinstance(value, (str, dict)) else value
+        return [{"path": v} if isinstance(v, str) else v for v in given] if isinstance(given, (list, tuple)) else given
+
+    @field_validator("runs", mode="before")
+    @classmethod
+    def _bare_run(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _something_to_replay(self) -> ReplayConfig:
+        if isinstance(self.ratio, RampConfig) and not self.ratio.start and not self.ratio.end:
+            raise ValueError("`data.replay.ratio` is 0 from start to end; leave `data.replay` out")
+        if self.own != SelfReplayConfig() and self.source != "self":
+            raise ValueError("`data.replay.own` is for the model's own answers; set `data.replay.source: self`")
+        if self.earlier != EarlierConfig() and not self.runs:
+            raise ValueError("`data.replay.earlier` is for rows of earlier runs; name them in `data.replay.runs`")
+        return self
+
+    @property
+    def built_in(self) -> Literal["general", "self"] | None:
+        """The part that needs no files of the user's, where there is one."""
+        return self.source or (None if self.path or self.runs else "general")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ratio at the first and at the last update."""
+        return (self.ratio.start, self.ratio.end) if isinstance(self.ratio, RampConfig) else (self.ratio, self.ratio)
+
+
 class DataConfig(Config):
     """The data of a run: where rows come from, how they are split, rendered and cleaned of duplicates."""
 
@@ -145,6 +240,15 @@ class DataConfig(Config):
     """Train on a seeded choice of so many rows. A smaller choice is part of a larger one."""
     augment: tuple[AugmentEntry, ...] = ()
     """New training rows made of those that there are, after the split; a list of kinds, such as `[{kind: swap}]`."""
+    replay: ReplayConfig | None = None
+    """General data that is mixed into the training against forgetting, such as `{ratio: 0.2}`."""
+
+    @field_validator("replay", mode="before")
+    @classmethod
+    def _bare_replay(cls, value: Any) -> Any:
+        if isinstance(value, float):
+            return {"ratio": value}
+        return {"path": value} if isinstance(value, str) else value
 
     @property
     def tasks(self) -> tuple[str, ...]:

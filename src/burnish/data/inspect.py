@@ -116,6 +116,7 @@ def view(inspection: Inspection, *, colour: bool) -> RenderableType:
     parts += [_line(f"{s['step']}: " + _counts(s), "dim") for s in summary["steps"]]
     parts += _dropped(summary)
     parts += _new_rows(summary)
+    parts += _replayed(summary, colour)
     how = "green and underlined" if colour else f"in {OPEN}…{CLOSE}"
     trains = f"Trained text is {how}."
     if any(row.label is not None for row in inspection.rows):
@@ -210,6 +211,28 @@ def _new_rows(summary: dict[str, Any]) -> list[RenderableType]:
             parts.append(_line(f"\n{row['id']}", "bold"))
             parts.append(Text(f"  was  {printable(row['before'])}\n  is   {printable(row['after'])}"))
     return [*parts, Text("")]
+
+
+def _replayed(summary: dict[str, Any], colour: bool) -> list[RenderableType]:
+    """The general rows that are mixed in: a line for each origin, and some rows of it."""
+    if "replay" not in summary:
+        return []
+    replay = summary["replay"]
+    first, last = replay["ratio"]
+    ratio = f"{first:.1%}" if first == last else f"{first:.1%} falling to {last:.1%}" if first > last else ""
+    ratio = ratio or f"{first:.1%} rising to {last:.1%}"
+    columns = ("origin", "path", "weight", "rows", "tokens", "trained", "held out")
+    table = Table(
+        *columns, **_title(f"Replayed rows: {ratio} of the {replay['unit']}, loss times {replay['weight']:g}")
+    )
+    parts: list[RenderableType] = [Text(""), table]
+    for one in replay["parts"]:
+        numbers = (one["rows"], one["tokens"], one["trained_tokens"], one["held_out_rows"])
+        table.add_row(Text(one["name"]), Text(one["path"]), f"{one['weight']:g}", *(f"{n:,}" for n in numbers))
+        for row in one["shown"]:
+            parts.append(_line(f"\n{one['name']} {row['id']}", "bold"))
+            parts.append(marked([Span(**span) for span in row["spans"]], colour=colour))
+    return parts
 
 
 def _line(text: str, style: str) -> Text:

@@ -35,6 +35,7 @@ from burnish.data.keys import KeyBook, Keys
 from burnish.data.labelled import Classes
 from burnish.data.names import RowNames, split_name
 from burnish.data.render import Kind, Rendered, Renderer
+from burnish.data.replay import ReplayRows
 from burnish.data.rows import MOST_DROPPED, BadRow, BadRows, Dropped, refuse_bad_rows
 from burnish.data.select import Selection, State, needed_splits
 from burnish.data.streams import CHUNK, SPLITS, Joined, Opened, Reread, Stream
@@ -62,6 +63,7 @@ class Prepared:
         summary: All of it as JSON, for `data.json`.
         renderer: What made the tokens, for prompts that are to look the same.
         augmented: The new rows among those to learn from, which come last; each says where it comes from.
+        replay: General rows that are trained on beside them, where the recipe asks for any.
     """
 
     train: TokenTable
@@ -72,6 +74,7 @@ class Prepared:
     summary: dict[str, Any]
     renderer: Renderer
     augmented: Sequence[Example] = ()
+    replay: ReplayRows | None = None
 
     def table(self, split: str) -> TokenTable:
         """The table of a split by its name."""
@@ -126,8 +129,11 @@ def prepare(
     streams, new = partial(_chunks_again, opened, chunk), stored.examples.get("augmented", ())
     numbers = stored.tables["train"][1]
     train = Joined(Reread(streams, numbers[: len(numbers) - len(new)]), new) if new else Reread(streams, numbers)
+    tables = {name: replace(stored.tables[name][0], task_names=config.tasks) for name in SPLITS}
     return Prepared(
-        **{name: replace(stored.tables[name][0], task_names=config.tasks) for name in SPLITS},
+        tables["train"],
+        tables["validation"],
+        tables["test"],
         examples={**{name: stored.examples[name] for name in SPLITS[1:]}, "train": train},
         findings=[*notes, *stored.findings],
         summary=stored.summary,

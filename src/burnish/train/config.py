@@ -157,6 +157,15 @@ class RunConfig(Config):
             raise ValueError(f"early_stopping.metric must be one of {', '.join(sorted(known))}{hint}")
         return self
 
+    @model_validator(mode="after")
+    def _averages_make_sense(self) -> RunConfig:
+        if self.checkpoint.ema and any(adapter.method == "adalora" for adapter in self.adapters):
+            raise ValueError(
+                "`checkpoint.ema` averages weights that `adalora` has pruned with those from before; use another "
+                "method, or leave the average out"
+            )
+        return self
+
     @property
     def folder(self) -> Path:
         """Where the run is written."""
@@ -182,6 +191,9 @@ def expand(values: Mapping[str, Any]) -> dict[str, Any]:
     result = {k: _written_out(v, _SHORT[k]) if k in _SHORT else v for k, v in values.items()}
     if isinstance(result.get("data"), dict):
         result["data"] = {k: {"path": v} if k in _SETS and isinstance(v, str) else v for k, v in result["data"].items()}
+        if isinstance(result["data"].get("replay"), (str, float)):  # short forms, for overrides to enter them
+            short = result["data"]["replay"]
+            result["data"]["replay"] = {"path" if isinstance(short, str) else "ratio": short}
     return result
 
 
@@ -199,6 +211,8 @@ def anchor_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         result["model"] = _anchor_model(result["model"], folder)
     if isinstance(result.get("data"), dict):
         result["data"] = {k: _anchor_source(v, folder) if k in _SETS else v for k, v in result["data"].items()}
+        if isinstance(result["data"].get("replay"), dict):
+            result["data"]["replay"] = _anchor_replay(result["data"]["replay"], folder)
         if isinstance(result["data"].get("augment"), list):
             result["data"]["augment"] = [_anchor_entry(v, folder) for v in result["data"]["augment"]]
     if result.get("regularizers"):
@@ -243,6 +257,14 @@ def _anchor_source(value: Any, folder: Path) -> Any:
     if isinstance(value, dict) and "path" in value:
         return {**value, "path": _anchor(value["path"], folder)}
     return value
+
+
+def _anchor_replay(value: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The section `data.replay`; its sources, and the file of its prompts."""
+    result = {k: _anchor_source(v, folder) if k == "path" else v for k, v in value.items()}
+    if isinstance(result.get("own"), dict) and "prompts" in result["own"]:
+        result["own"] = {**result["own"], "prompts": _anchor(result["own"]["prompts"], folder)}
+    return result
 
 
 def _anchor_entry(value: Any, folder: Path) -> Any:

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from burnish.core.errors import TrainingStopped, UserError
 from burnish.core.events import Callback, Evaluated, Event, Noticed, Stage, Stepped
 from burnish.evaluate.run import Evaluation
 from burnish.train.config import RunConfig
+from burnish.train.ema import Ema
 from burnish.train.folder import RunFolder, open_run
 from burnish.train.handover import hand_over, load_handed_over, read_recipe
 from burnish.train.loop import Cadence, Job, tell, train
@@ -198,7 +200,8 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
     config, store = setup.config, store_of(setup, folder)
     optimizer = setup.optimizer()
     scaler = torch.amp.GradScaler(setup.device.type) if setup.precision.scale_loss else None
-    buffers = training.buffers(setup.attached)
+    ema = Ema(config.checkpoint.ema, setup.trainable) if config.checkpoint.ema else None
+    buffers = [*training.buffers(setup.attached), *(ema.buffers if ema else ())]
 
     def save(state: TrainState) -> Path:
         tensors: dict[str, dict[str, torch.Tensor]] = {
@@ -212,6 +215,15 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
             saved["scaler"] = scaler.state_dict()
         return store.save(Checkpoint(step=state.step, tensors=tensors, state=saved), protect=state.best_step)
 
+    def observe(step: int) -> None:
+        training.observe(setup.attached, step, total_steps=len(setup.updates))
+        if ema:
+            ema.observe(step)
+
+    def validation() -> dict[str, float]:
+        with ema.in_place() if ema and ema.config.hand_over else nullcontext():
+            return scorer.validation()
+
     return Job(
         model=setup.loaded.model,
         terms=setup.terms,
@@ -222,16 +234,17 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
         trainable=setup.trainable,
         context=setup.context,
         precision=setup.precision,
-        evaluate=scorer.validation,
+        evaluate=validation,
         save=save,
         keep=partial(keep_stopped, folder, setup.trainable),
         keeping=setup.keeping,
         scaler=scaler,
         max_grad_norm=config.train.max_grad_norm,
         seed=config.seed,
-        observe=partial(training.observe, setup.attached, total_steps=len(setup.updates)),
+        observe=observe,
         buffers=buffers,
         further=setup.regularizing.further,
+        averages=ema.put_ if ema and ema.config.hand_over else None,
         cadence=Cadence(
             evaluate_every=setup.evaluate_every,
             save_every=config.checkpoint.every_steps or setup.evaluate_every,
@@ -271,10 +284,12 @@ def load_trainable(job: Job, checkpoint: Checkpoint) -> None:
 
 
 def restore_best(job: Job, store: CheckpointStore, state: TrainState) -> dict[str, Any]:
-    """Go back to the best checkpoint's weights, so that they are what the run hands over."""
+    """Go back to the best checkpoint's weights, or their average, so that they are what the run hands over."""
     best = state.best_step if state.best_step is not None else state.step
     if best != state.step:
         load_trainable(job, store.load(best))
+    if job.averages is not None:
+        job.averages()
     path = store.path(best)
     return {"step": best, "metric": job.cadence.metric, "value": state.best_value, "checkpoint": path.name}
 

@@ -24,6 +24,7 @@ from burnish.core.types import Context, Term
 from burnish.data.augmenting import trace_of
 from burnish.data.batches import Layout, choose_layout, collate
 from burnish.data.prepare import Prepared
+from burnish.data.replay import collate_replayed
 from burnish.models.classifier import describe as describe_head
 from burnish.models.forward import supports_packing
 from burnish.models.fuse import fuse
@@ -31,6 +32,7 @@ from burnish.models.head import head_of
 from burnish.models.load import Loaded, pad_id
 from burnish.models.recompute import checkpoint_activations
 from burnish.objectives.context import ModelContext
+from burnish.objectives.replay import with_replay
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
 from burnish.train.config import RunConfig
@@ -38,8 +40,10 @@ from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
+from burnish.train.mixed import MixedUpdates
 from burnish.train.precision import Precision, choose_precision
 from burnish.train.regularizing import Regularizing, regularizing
+from burnish.train.replay import planned
 from burnish.train.sample import Rows
 from burnish.train.settings import settings
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
@@ -82,9 +86,15 @@ class Setup:
         return task_of(self.config).terms(self.config, self.prepared)
 
     @property
+    def learnt_terms(self) -> list[Term]:
+        """The objective of the task, and that of replayed rows where there are any."""
+        replay = self.prepared.replay
+        return self.task_terms if replay is None else with_replay(self.task_terms, replay.config.weight)
+
+    @property
     def terms(self) -> list[Term]:
-        """The objective: the task's terms, those of the adapters and those of the regularizers."""
-        return [*self.task_terms, *training.terms(self.attached), *self.regularizing.terms]
+        """The objective: the task's terms, those of replayed rows, of the adapters and those of the regularizers."""
+        return [*self.learnt_terms, *training.terms(self.attached), *self.regularizing.terms]
 
     @cached_property
     def regularizing(self) -> Regularizing:
@@ -117,8 +127,24 @@ class Setup:
         return {key: given or own.get(config.method, HEAD_RATE_SCALE) for key, config in configs}
 
     @cached_property
-    def updates(self) -> Updates:
-        """The micro-batches of every update."""
+    def updates(self) -> Updates | MixedUpdates:
+        """The micro-batches of every update, with those of replayed rows."""
+        rows = self.prepared.replay
+        if rows is None:
+            return self.task_updates
+        collate = partial(
+            collate_replayed,
+            rows,
+            layout=self.layout,
+            pad_id=pad_id(self.loaded.tokenizer),
+            decoder_start_id=decoder_start(self.loaded),
+            tasks=bool(self.config.data.tasks),
+        )
+        return MixedUpdates(self.task_updates, rows, collate)
+
+    @cached_property
+    def task_updates(self) -> Updates:
+        """The micro-batches of every update, of the task's own rows."""
         train = self.config.train
         return Updates(
             self.prepared.train.lengths,
@@ -195,7 +221,7 @@ class Setup:
 
     def prepare_adapters(self) -> None:
         """Set initial values that come from training rows; the same ones every time, so also when a run is resumed."""
-        rows = Rows(self.loaded.model, self.updates, self.task_terms, self.context, self.precision, self.device)
+        rows = Rows(self.loaded.model, self.task_updates, self.task_terms, self.context, self.precision, self.device)
         training.prepare(self.attached, rows.sample, self.config.seed)
         head = self.loaded.classifier
         for _, parameter in self.attached.trainable() + (head.named() if head is not None else []):
@@ -291,7 +317,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     refuse_untrained_head(setup)
     with_regularizers(setup, callbacks)
     keep_memory()  # not before: what reading and loading free goes back, so that it leaves no holes
-    for finding in settings(setup):
+    for finding in [*settings(setup), *replay_settings(setup)]:
         findings.append(finding)
         tell(callbacks, Noticed(finding))
     setup.updates  # noqa: B018  # made now, so that a contradiction in it is refused now
@@ -309,6 +335,14 @@ def with_regularizers(setup: Setup, callbacks: Sequence[Callback]) -> None:
         tell(callbacks, Noticed(finding))
 
 
+def replay_settings(setup: Setup) -> list[Finding]:
+    """What is replayed over the training."""
+    if not isinstance(setup.updates, MixedUpdates):
+        return []
+    summary = setup.prepared.summary["replay"]
+    return [Finding("note", "data.replay", planned(summary, *setup.updates.totals()), where="data.replay")]
+
+
 def with_tokens(config: RunConfig, loaded: Loaded) -> RunConfig:
     """The recipe with what its method leaves to the tokenizer filled in, such as the tokens of a prompt's text."""
     resolved = tuple(
@@ -321,8 +355,9 @@ def with_tokens(config: RunConfig, loaded: Loaded) -> RunConfig:
 
 
 def hashes(summary: Mapping[str, Any]) -> dict[str, str]:
-    """The hash of every split's tokens and masks."""
-    return {name: split.get("sha256") for name, split in summary.get("splits", {}).items()}
+    """The hash of the tokens and masks of every split, and of the replayed rows."""
+    found = {name: split.get("sha256") for name, split in summary.get("splits", {}).items()}
+    return {**found, "replay": summary["replay"]["sha256"]} if "replay" in summary else found
 
 
 def with_head(described: dict[str, Any], loaded: Loaded) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from burnish.ops.units import UnitLosses, pair_units, several_units, span_units,
 from burnish.train import heads
 from burnish.train.config import RunConfig
 from burnish.train.handover import open_model
+from burnish.train.replay import read_replay
 
 HEAD_RATE_SCALE = 10.0
 """How much faster a new head learns than adapters of weights, which begin at a good place."""
@@ -64,18 +65,24 @@ def read_data(config: RunConfig, *, augment: bool = True) -> Prepared:
 
     Args:
         config: The recipe.
-        augment: Whether new training rows are made, where it asks for them; the held-out rows are the same either way.
+        augment: Whether new training rows are made and general ones read, where it asks for them; the held-out rows
+            are the same either way.
     """
     tokenizer, model_config = load_tokenizer(config.model), load_model_config(config.model)
     kind: Kind = "seq2seq" if model_config.is_encoder_decoder else "causal"
     data, notes = within_positions(config, model_config) if config.classifies else (config.data, [])
     entries = data.augment if augment else ()
     methods = methods_of(entries, config.seed, partial(open_model, dtype=torch.float32))
-    data = data.model_copy(update={"augment": entries})
+    data = data.model_copy(update={"augment": entries, "replay": None})
     task = task_of(config).data(config)
     prepared = prepare(data, tokenizer, kind, config.seed, task=task, augment=methods)
     prepared.findings.extend(notes)
-    return prepared
+    replayed = read_replay(config, prepared, tokenizer, kind) if augment else None
+    if replayed is None:
+        return prepared
+    rows, said = replayed
+    prepared.findings.extend(said)
+    return replace(prepared, replay=rows, summary={**prepared.summary, "replay": rows.summary})
 
 
 def within_positions(config: RunConfig, model_config: Any) -> tuple[Any, list[Finding]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,22 @@ from numpy.typing import NDArray
 from burnish.core.errors import UserError
 from burnish.core.types import Batch
 from burnish.data.batches import BatchConfig, Layout, epoch_order, micro_batches
+
+
+class Steps(Protocol):
+    """What the loop asks of its micro-batches."""
+
+    def __len__(self) -> int:
+        """How many updates there are."""
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        """The micro-batches of one."""
+
+    def epoch(self, step: int) -> float:
+        """Epochs done after ``step`` updates."""
+
+    def heaviest(self) -> Batch:
+        """The micro-batch with the most places."""
 
 
 class Updates:

@@ -23,8 +23,9 @@ from burnish.core.errors import BurnishError, TrainingStopped
 from burnish.core.files import disk_errors, make_readable
 from burnish.models.load import Loaded
 from burnish.models.route import for_task, tasks_of
+from burnish.train.ema import averaged
 from burnish.train.folder import RunFolder, open_run
-from burnish.train.handover import load_handed_over
+from burnish.train.handover import load_handed_over, read_recipe
 from burnish.train.precision import DTYPES
 
 PROBE = "probe.safetensors"
@@ -89,7 +90,10 @@ def verify_run(path: Path) -> list[Check]:
     loaded = load_handed_over(path, dtype=weights, device=torch.device("cpu"))
     checks.append(_guarded("the model that is handed over loads", lambda: f"{type(loaded.model).__name__} from final/"))
     if best in store.steps():
-        checks.append(_guarded("its tensors are those of the best checkpoint", lambda: _tensors(store, best, loaded)))
+        ema = read_recipe(folder).checkpoint.ema
+        averages = ema is not None and ema.hand_over
+        name = "its tensors are those of the best checkpoint" + (", averaged" if averages else "")
+        checks.append(_guarded(name, lambda: _tensors(store, best, loaded, averages)))
     if (folder.path / PROBE).is_file():
         computes = formats.get("compute", "fp32")
         checks.append(
@@ -110,9 +114,10 @@ def _guarded(name: str, check: Callable[[], str]) -> Check:
         return Check(name, False, error.what)
 
 
-def _tensors(store: CheckpointStore, step: int, loaded: Loaded) -> str:
+def _tensors(store: CheckpointStore, step: int, loaded: Loaded, averages: bool) -> str:
     groups = store.load(step).tensors
-    saved = handed_over(loaded.model, groups["trainable"], groups.get("buffers", {}))
+    trained = {**groups["trainable"], **(averaged(groups) if averages else {})}
+    saved = handed_over(loaded.model, trained, groups.get("buffers", {}))
     found = dict(loaded.model.named_parameters(remove_duplicate=False))
     found |= dict(loaded.classifier.named()) if loaded.classifier is not None else {}
     missing = sorted(saved.keys() - found.keys())

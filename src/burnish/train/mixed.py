@@ -1,0 +1,95 @@
+"""Updates that hold replayed rows beside those of the task, which stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from burnish.core.errors import UserError
+from burnish.core.types import Batch
+from burnish.data.batches import BatchConfig, Layout, micro_batches
+from burnish.data.mixing import Mix, mix_rows, mix_tokens, ratios, targets
+from burnish.data.replay import ReplayRows
+from burnish.train.updates import Updates
+
+Collate = Callable[[Mix, Sequence[int], float], Batch]
+
+
+class MixedUpdates:
+    """The micro-batches of the task, and behind them in each update those of its replayed rows.
+
+    Which rows these are follows from seed and step alone, so that a resumed run goes on with the same ones.
+
+    Args:
+        task: The updates of the task.
+        rows: What is replayed.
+        collate: From the mix, places in it and their weight to a batch.
+    """
+
+    def __init__(self, task: Updates, rows: ReplayRows, collate: Collate) -> None:
+        self.task, self.replayed, self.collate = task, rows, collate
+        self.mix = planned_mix(task, rows)
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        return [*self.task[step], *(self._batch(step, places) for places in self.cut(step))]
+
+    def epoch(self, step: int) -> float:
+        """Epochs of the task's rows done after ``step`` updates."""
+        return self.task.epoch(step)
+
+    def cut(self, step: int) -> list[list[int]]:
+        """Places in the mix of every micro-batch of replayed rows of one update."""
+        stretch = self.mix.of(step)
+        budget: BatchConfig = self.task.batches
+        layout: Layout = self.task.layout
+        return micro_batches(np.arange(stretch.start, stretch.stop), self.mix.lengths, budget, layout=layout)
+
+    def heaviest(self) -> Batch:
+        """The micro-batch with the most places, be it of the task or replayed."""
+        first = self.task.heaviest()
+        if not len(self.mix.rows):
+            return first
+        longest = int(np.argmax(self.mix.lengths))
+        fullest = int(np.argmax(np.diff(self.mix.begins)))
+        steps = {int(np.searchsorted(self.mix.begins, longest, side="right")) - 1, fullest}
+        second = [self._batch(step, places) for step in steps for places in self.cut(step)]
+        return max([first, *second], key=lambda batch: batch["input_ids"].numel())
+
+    def totals(self) -> tuple[int, int, int, int]:
+        """Rows and tokens that are replayed over the training, and those of the task."""
+        mix = self.mix
+        task = [self.task.rows(step) for step in range(len(self.task))]
+        tokens = sum(int(self.task.lengths[rows].sum()) for rows in task)
+        return len(mix.rows), int(mix.lengths.sum()), sum(map(len, task)), tokens
+
+    def _batch(self, step: int, places: Sequence[int]) -> Batch:
+        return self.collate(self.mix, places, float(self.mix.shares[step]))
+
+
+def planned_mix(task: Updates, rows: ReplayRows) -> Mix:
+    """The replayed rows of every update.
+
+    Raises:
+        UserError: The training is too short for a single one.
+    """
+    settings, steps, seed = rows.config, len(task), task.seed
+    chosen = [task.rows(step) for step in range(steps)]
+    ratio, lengths = ratios(settings.ends, steps), rows.table.lengths
+    if settings.unit == "rows":
+        units = np.array([float(len(numbers)) for numbers in chosen])
+        mix = mix_rows(rows.parts, lengths, targets(units, ratio), units, seed)
+    else:
+        units = np.array([float(task.lengths[numbers].sum()) for numbers in chosen])
+        ends = [s for s in range(steps) if (s + 1) % task.steps_per_epoch == 0 or s == steps - 1]
+        mix = mix_tokens(rows.parts, lengths, targets(units, ratio), units, seed, ends, rows.may_cut)
+    if not len(mix.rows):
+        raise UserError(
+            f"at this ratio no general row is replayed in {steps:,} updates",
+            where="data.replay.ratio",
+            fix="raise it, or train longer",
+        )
+    return mix

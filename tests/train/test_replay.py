@@ -1,0 +1,201 @@
+"""Replayed rows in a run: what is mixed in, what its loss is, that it resumes to the bit, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from burnish.checkpoint.store import CheckpointStore
+from burnish.core.errors import UserError
+from burnish.core.events import Event, Stepped, Stop
+from burnish.core.types import Batch
+from burnish.data.inspect import inspect_rows, view
+from burnish.objectives.replay import is_replayed
+from burnish.train.folder import RunFolder
+from burnish.train.loop import backward
+from burnish.train.mixed import MixedUpdates
+from burnish.train.parts import Parts
+from burnish.train.run import make_job, resume_run, start_run
+from burnish.train.score import Scorer
+from burnish.train.setup import Setup, set_up
+from burnish.train.tasks import read_data
+from tests.support.recipes import LABELS, configured, write_rows
+
+WORDS = ("one", "two", "three", "four", "five")
+TEXTS = [{"text": f"{word} the cat sat on the mat and looked at the dog"} for word in WORDS]
+
+
+def general(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(write_rows(folder / "general.jsonl", TEXTS))
+
+
+def made(folder: Path, replay: dict[str, Any], **sections: Any) -> Setup:
+    data = {"replay": {"path": general(folder), **replay}, **sections.pop("data", {})}
+    return set_up(configured(folder, data=data, **sections))
+
+
+def batches_of(setup: Setup, step: int) -> tuple[list[Batch], list[Batch]]:
+    found = setup.updates[step]
+    return [b for b in found if not is_replayed(b)], [b for b in found if is_replayed(b)]
+
+
+def test_the_tasks_rows_stay_and_general_ones_come_beside_them(tmp_path: Path) -> None:
+    """36 training rows in updates of 8 (the last of 4) at a ratio of 1/3: b/2 general rows, so 4, 4, 4, 4 and 2 in an
+    epoch, 18 of 54. The task's micro-batches are those of a run without replay."""
+    alone = set_up(configured(tmp_path / "alone")) if (tmp_path / "alone").mkdir() is None else None
+    mixed = made(tmp_path, {"ratio": 1 / 3})
+    assert alone is not None and len(mixed.prepared.train) == 36
+    counts = []
+    for step in range(5):
+        task, replayed = batches_of(mixed, step)
+        for one, other in zip(task, alone.updates[step], strict=True):
+            assert torch.equal(one["input_ids"], other["input_ids"]) and torch.equal(one["labels"], other["labels"])
+        counts.append(sum(len(b["row_ids"]) for b in replayed))
+        assert all(name == "path" for b in replayed for name in b["replay"])
+    assert counts == [4, 4, 4, 4, 2]
+    text = mixed.loaded.tokenizer.decode(batches_of(mixed, 0)[1][0]["input_ids"][0])
+    assert "the cat sat on the mat" in text
+
+
+def test_tokens_are_exact_over_an_epoch(tmp_path: Path) -> None:
+    """A quarter of the tokens: T of the task ask for T / 3 general ones, and at the end of the epoch there are exactly
+    so many, rounded; the last row is cut for it, and its batch holds the tokens that it begins with."""
+    setup = made(tmp_path, {"ratio": 0.25, "unit": "tokens"}, train={"max_steps": 5})
+    task = replayed = 0
+    for step in range(5):
+        task += sum(b["input_ids"].numel() for b in batches_of(setup, step)[0])
+        replayed += sum(b["input_ids"].numel() for b in batches_of(setup, step)[1])
+    assert replayed == int(np.floor(task / 3 + 0.5))
+    assert isinstance(setup.updates, MixedUpdates) and setup.prepared.replay is not None
+    mix, table = setup.updates.mix, setup.prepared.replay.table
+    assert mix.lengths[-1] < table.lengths[mix.rows[-1]]
+    last = batches_of(setup, 4)[1][-1]
+    start = last["input_ids"][last["segment_ids"] == last["segment_ids"].max()].tolist()
+    assert any(table.row(row)[0][: len(start)].tolist() == start for row in last["row_ids"])
+
+
+def test_the_loss_is_the_tasks_and_the_share_of_the_other(tmp_path: Path) -> None:
+    """L = L_task + w (b_g / b_t) L_general, each a mean over its own labels: by the losses that the log has apart."""
+    setup = made(tmp_path, {"ratio": 1 / 3, "weight": 0.5}, adapter={"method": "lora", "rank": 4, "init": "pissa"})
+    job = make_job(setup, Scorer(setup, []).ready(), RunFolder(tmp_path / "nowhere"))
+    setup.loaded.model.eval()
+    parts = Parts()
+    batches = job.updates[0]
+    counts = {term.name: sum(float(term.count(b)) for b in batches) for term in job.terms}
+    assert counts["sft"] == sum(int((b["labels"] != -100).sum()) for b in batches if not is_replayed(b))
+    loss = sum(backward(job, batch, counts, parts) for batch in batches)
+    assert loss == pytest.approx(parts.means["sft_loss"].value + 0.5 * 0.5 * parts.means["replay_loss"].value, rel=1e-6)
+
+
+def test_a_run_resumes_with_the_same_rows(tmp_path: Path) -> None:
+    """Stopped after three of six updates and resumed: weights equal in every bit, both losses in the log, and the
+    held-out rows are those of the task alone."""
+    replay = {"ratio": {"start": 0.5, "end": 0.1}, "path": general(tmp_path)}
+    results = []
+    for name in ("whole", "halted"):
+        (tmp_path / name).mkdir()
+        config = configured(tmp_path / name, data={"replay": replay})
+
+        def stop(event: Event, name: str = name) -> Stop | None:
+            halt = name == "halted" and isinstance(event, Stepped) and event.step == 3
+            return Stop("interrupted") if halt else None
+
+        result = start_run(config, callbacks=[stop])
+        results.append(result if name == "whole" else resume_run(result.folder))
+    one, other = (CheckpointStore(r.folder / "checkpoints").load(6).tensors["trainable"] for r in results)
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    lines = [json.loads(line) for line in (results[1].folder / "metrics.jsonl").read_text().splitlines()]
+    apart = [line for line in lines if line["kind"] == "train"]
+    assert all("sft_loss" in line for line in apart)
+    assert ["replay_loss" in line for line in apart] == [True] * 5 + [False]  # at last not every update has a row
+    assert json.loads((results[1].folder / "evaluation.json").read_text())["rows"] == 12
+    assert json.loads((results[1].folder / "data.json").read_text())["replay"]["parts"][0]["rows"] == 5
+    with pytest.raises(UserError, match="complete"):
+        resume_run(results[1].folder)
+
+
+def test_changed_general_rows_are_refused_on_resuming(tmp_path: Path) -> None:
+    config = configured(tmp_path, data={"replay": {"path": general(tmp_path), "ratio": 0.2}})
+    stop = lambda e: Stop("interrupted") if isinstance(e, Stepped) else None  # noqa: E731
+    halted = start_run(config, callbacks=[stop])
+    write_rows(tmp_path / "general.jsonl", TEXTS[:3])
+    with pytest.raises(UserError, match="other rows"):
+        resume_run(halted.folder)
+
+
+def test_held_out_rows_are_not_replayed(tmp_path: Path) -> None:
+    """All 60 rows of the task as general data: the 24 that are held out are left out, and that is said."""
+    config = configured(tmp_path, data={"replay": {"path": str(tmp_path / "rows.jsonl"), "ratio": 0.5}})
+    prepared = read_data(config)
+    assert prepared.replay is not None
+    assert [len(part.rows) for part in prepared.replay.parts] == [36]
+    assert any("24 rows of `path` are held out" in finding.what for finding in prepared.findings)
+
+
+def test_rows_of_earlier_runs_are_kept_by_class(tmp_path: Path) -> None:
+    """A buffer of 9 rows of an earlier run, balanced: three of each of its three answers."""
+    (tmp_path / "first").mkdir()
+    first = start_run(configured(tmp_path / "first", train={"max_steps": 1}))
+    buffer = {"rows": 9, "choose": "balanced"}
+    config = configured(tmp_path, data={"replay": {"runs": [str(first.folder)], "earlier": buffer, "ratio": 0.3}})
+    prepared = read_data(config)
+    assert prepared.replay is not None
+    table = prepared.replay.table
+    answers = [prepared.renderer.tokenizer.decode(table.row(i)[0][table.row(i)[1]]).strip() for i in range(len(table))]
+    assert all(sum(label in answer for answer in answers) == 3 for label in LABELS)
+    trained = set(read_data(configured(tmp_path / "first")).train.ids)
+    assert {name.rsplit("/", 1)[-1] for name in table.ids} <= {name.rsplit("/", 1)[-1] for name in trained}
+
+
+def test_the_models_own_answers_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written before the training, in the cache, equal for equal settings; inspect shows them."""
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
+    replay = {"source": "self", "ratio": 0.2, "own": {"rows": 4, "max_new_tokens": 8, "temperature": 1.5}}
+    config = configured(tmp_path, data={"replay": replay})
+    prepared = read_data(config)
+    (file,) = (tmp_path / "cache" / "own-answers").iterdir()
+    written = file.read_bytes()
+    file.unlink()
+    read_data(config)
+    assert file.read_bytes() == written  # the seed decides
+    changed = file.stat().st_mtime_ns
+    read_data(config)
+    assert file.stat().st_mtime_ns == changed
+    console = Console(width=160, record=True, file=(tmp_path / "out").open("w"))
+    console.print(view(inspect_rows(prepared, prepared.renderer.tokenizer), colour=False))
+    assert "Replayed rows: 20.0% of the rows" in console.export_text()
+
+
+def test_the_texts_of_burnish_are_many_and_distinct() -> None:
+    """About a hundred passages in several languages; none is there twice, and none is a fragment."""
+    from burnish.train.own_answers import PROMPTS
+    from burnish.train.replay import GENERAL
+
+    passages = GENERAL.read_text(encoding="utf-8").strip().split("\n\n")
+    assert len(passages) == len(set(passages)) > 100 and min(map(len, passages)) > 70
+    assert len(set(PROMPTS.read_text(encoding="utf-8").splitlines())) >= 64
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"model": "bert", "task": "classification", "adapter": {"method": "full"}}, "has no head of its own"),
+        ({"model": "t5"}, "an encoder-decoder learns from a prompt"),
+        ({"data": {"replay": {"ratio": 1.5}}}, "ratio"),
+        ({"data": {"replay": {"own": {"rows": 3}}}}, "source: self"),
+        ({"data": {"replay": {"earlier": {"rows": 3}}}}, "data.replay.runs"),
+        ({"data": {"replay": {"ratio": 0.001}}}, "no general row is replayed"),
+        ({"data": {"replay": {"runs": "nowhere"}}}, "no such run"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
+    given = {"data": {"replay": {"ratio": 0.2}}, **sections}
+    with pytest.raises(UserError, match=message):
+        set_up(configured(tmp_path, **given))
