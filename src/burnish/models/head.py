@@ -94,13 +94,17 @@ class Head(nn.Module):
             )
         return torch.cat(list(self._checkpointed_losses(hidden_ND, labels_N)))
 
+    def chunk_rows(self, device: torch.device) -> int:
+        """How many positions make one chunk of logits."""
+        return chunk_rows(torch.empty(self._model[0].config.get_text_config().vocab_size, 0, device=device))
+
     def _is_plain(self) -> bool:
         module = self.projection
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
         return type(module) is nn.Linear and not any(hooks) and not any(True for _ in module.children())
 
     def _checkpointed_losses(self, hidden_ND: Tensor, labels_N: Tensor) -> Iterator[Tensor]:
-        rows = chunk_rows(torch.empty(self._model[0].config.get_text_config().vocab_size, 0, device=hidden_ND.device))
+        rows = self.chunk_rows(hidden_ND.device)
         for hidden, labels in zip(hidden_ND.split(rows), labels_N.split(rows), strict=True):
             yield checkpoint(self._losses, hidden, labels, use_reentrant=False)
 
