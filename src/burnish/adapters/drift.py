@@ -74,12 +74,18 @@ def low_rank_change(A: Tensor, B: Tensor, scale: float) -> tuple[float, float | 
 
 def explicit_change(change: Tensor) -> tuple[float, float | None]:
     """Squared norm and effective rank of a change that is at hand; no rank for vectors and very wide matrices."""
-    square = float(change.double().square().sum())
+    square = _square(change)
     if square <= 0 or change.dim() != 2 or min(change.shape) > MOST_COLUMNS:
         return square, None
     wide = change.float() if change.shape[0] <= change.shape[1] else change.float().T
     eigenvalues = torch.linalg.eigvalsh(wide.double() @ wide.double().T)
     return square, effective_rank(eigenvalues.clamp_min(0).sqrt())
+
+
+def _square(tensor: Tensor) -> float:
+    """Squared Frobenius norm, summed in fp32 at least, without a copy."""
+    dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return float(torch.linalg.vector_norm(tensor.detach(), dtype=dtype)) ** 2
 
 
 @torch.no_grad()
@@ -98,7 +104,7 @@ def _of_site(item: Placed) -> Drift | None:
     own = [p for p in host.parameters(recurse=False) if p.is_floating_point()]
     if not own or not adapter.merges_copies:
         return None
-    size = sum(float(p.double().square().sum()) for p in own)
+    size = sum(_square(p) for p in own)
     if isinstance(adapter, LowRank) and adapter.additive:
         A, B = adapter.factors()
         square, rank = low_rank_change(A, B, adapter.scale) if len(A) else (0.0, None)
@@ -145,7 +151,7 @@ def weight_drift(
             continue
         old = before[name].detach().float()
         square, rank = explicit_change(tensor.detach().float().to(old.device) - old)
-        yield Drift(name, layers.get(name), square, float(old.double().square().sum()), rank)
+        yield Drift(name, layers.get(name), square, _square(old), rank)
 
 
 def by_layer(drifts: list[Drift]) -> dict[int, dict[str, float | None]]:
