@@ -64,6 +64,7 @@ class Adapter(nn.Module):
         virtual_tokens: How many tokens it puts in front of every row of its host, a backbone.
         rowwise: Whether it has a form for some rows only (``joined``), since it changes how long they are.
         only_adds: Whether ``before`` adds arguments and does nothing else, so that a fused layer can ask for them.
+        merges_copies: Whether ``merge_`` changes the host that it is given and no other, so that a copy may be merged.
     """
 
     by_token = True
@@ -72,6 +73,7 @@ class Adapter(nn.Module):
     virtual_tokens: int = 0
     rowwise = False
     only_adds: bool = False
+    merges_copies: bool = True
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Change what the host is called with."""

@@ -71,6 +71,8 @@ class PeftAdapter(Adapter):
         bridge: What all layers of the set share.
     """
 
+    merges_copies = False
+
     def __init__(self, host: nn.Module, layer: Any, bridge: Bridge) -> None:
         super().__init__()
         shadow = copy.copy(host)  # another module on the same parameters: no adapters, no hooks

@@ -20,6 +20,7 @@ from burnish.core.events import (
     Event,
     Finished,
     Noticed,
+    Retained,
     Saved,
     Stage,
     Started,
@@ -83,6 +84,8 @@ class PlainDisplay:
             return self._step_lines(event)
         if isinstance(event, Evaluated):
             return [evaluation_line(event)]
+        if isinstance(event, Retained):
+            return [retention_line(event)]
         return ending_lines(event)
 
     def _step_lines(self, event: Stepped) -> list[str]:
@@ -163,6 +166,12 @@ def evaluation_line(event: Evaluated) -> str:
     """The scores of an evaluation, marked when it is the best so far."""
     shown = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items() if isinstance(value, float))
     return f"  validation at step {event.step}: {shown}" + ("  [green]best so far[/green]" if event.improved else "")
+
+
+def retention_line(event: Retained) -> str:
+    """How much is left of what the model knew, on some texts of each domain."""
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
+    return f"  general texts at step {event.step}: {shown}"
 
 
 def ending_lines(event: Event) -> list[str]:

@@ -60,6 +60,15 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Retained:
+    """Some texts of the retention set were scored. ``metrics`` holds retention, and kl and agreement where they are."""
+
+    step: int
+    epoch: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Saved:
     """A checkpoint is complete on disk."""
 
@@ -76,7 +85,7 @@ class Finished:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
-Event = Stage | Advanced | Noticed | Started | Stepped | Evaluated | Saved | Finished
+Event = Stage | Advanced | Noticed | Started | Stepped | Evaluated | Retained | Saved | Finished
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -10,6 +10,47 @@ from burnish.core.config import Config
 from burnish.models.generate import GenerateConfig
 
 TextMetric = Literal["exact_match", "squad", "bleu", "chrf", "rouge", "distinct"]
+
+
+GENERAL = "general"
+"""The retention set that comes with the package."""
+NONE = "none"
+
+
+class RetentionConfig(Config):
+    """What a tuned model is to know still, and when it is asked. `retention: PATH` is short for `retention: {sources:
+    PATH}`, and `retention: none` turns it off."""
+
+    sources: tuple[str, ...] = (GENERAL,)
+    """JSONL files whose rows have a `text` (and a `domain`), or a `question`, `choices` and an `answer` (and a
+    `suite`); one or a list. `general` comes with the package: ten domains of text and five suites. Empty: nothing is
+    measured."""
+    rows: int = Field(64, ge=1)
+    """Texts of a domain and questions of a suite that are scored at most, the first ones."""
+    max_length: int = Field(256, ge=8)
+    """Tokens of a text that are scored at most."""
+    every_steps: int | None = Field(None, ge=1)
+    """Score a few texts of each domain after so many updates. Without it: at evaluations, as many as cost less than 2 %
+    of the training."""
+    rows_between: int = Field(1, ge=1)
+    """Texts of each domain that are scored while the training goes on."""
+    warn_below: float = Field(0.98, ge=0, le=1)
+    """A warning says that something was lost where the whole interval of the retention lies below this."""
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        listed = (value,) if isinstance(value, str) else value
+        if isinstance(listed, (list, tuple)) and NONE in listed:
+            if len(listed) > 1:
+                raise ValueError("`none` stands alone: name files, or `none`")
+            return ()
+        return listed
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is measured."""
+        return bool(self.sources)
 
 
 class EvaluateConfig(Config):
@@ -34,6 +75,15 @@ class EvaluateConfig(Config):
     """How answers are generated, for `metrics` and `samples`."""
     seed: int = Field(0, ge=0)
     """Seed of the bootstrap intervals."""
+    retention: RetentionConfig = RetentionConfig()
+    """What the model knew before and is to know still."""
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _retention_shorthand(cls, value: Any) -> Any:
+        if value is None or value is False:
+            return {"sources": ()}
+        return {"sources": value} if isinstance(value, (str, list, tuple)) else value
 
     @field_validator("choices")
     @classmethod

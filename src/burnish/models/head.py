@@ -100,7 +100,7 @@ class Head(nn.Module):
         if self._is_plain():
             output = Output(self.weight, self.bias, self.scale, self.softcap)
             return chunked_divergences(hidden_ND, output, judge, temperature=temperature)
-        rows, found = self._chunk(hidden_ND), []
+        rows, found = self.chunk_rows(hidden_ND.device), []
         for start in range(0, max(1, len(hidden_ND)), rows):
             part = slice(start, start + rows)
             found.append(checkpoint(self._judged, hidden_ND[part], judge, part, temperature, use_reentrant=False))
@@ -109,8 +109,9 @@ class Head(nn.Module):
     def _judged(self, hidden: Tensor, judge: Judge, part: slice, temperature: float) -> Tensor:
         return divergences_of_logits(self(hidden), judge, part, temperature)
 
-    def _chunk(self, hidden_ND: Tensor) -> int:
-        return chunk_rows(torch.empty(self._model[0].config.get_text_config().vocab_size, 0, device=hidden_ND.device))
+    def chunk_rows(self, device: torch.device) -> int:
+        """How many positions make one chunk of logits."""
+        return chunk_rows(torch.empty(self._model[0].config.get_text_config().vocab_size, 0, device=device))
 
     def _is_plain(self) -> bool:
         module = self.projection
@@ -118,7 +119,7 @@ class Head(nn.Module):
         return type(module) is nn.Linear and not any(hooks) and not any(True for _ in module.children())
 
     def _checkpointed_losses(self, hidden_ND: Tensor, labels_N: Tensor) -> Iterator[Tensor]:
-        rows = self._chunk(hidden_ND)
+        rows = self.chunk_rows(hidden_ND.device)
         for hidden, labels in zip(hidden_ND.split(rows), labels_N.split(rows), strict=True):
             yield checkpoint(self._losses, hidden, labels, use_reentrant=False)
 

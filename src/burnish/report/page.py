@@ -14,6 +14,7 @@ from burnish.core.files import write_atomic
 from burnish.report import examples, facts, results, rows
 from burnish.report.curves import curves
 from burnish.report.read import Run, load_run
+from burnish.report.retention import forgetting
 from burnish.report.verdict import held_out, verdict
 
 HERE = Path(__file__).parent
@@ -58,6 +59,7 @@ def contents(run: Run) -> dict[str, Any]:
         "classes": results.class_rows(run),
         "speed": results.speed(run),
         "calibration": results.calibration(run),
+        "forgetting": forgetting(run),
         "charts": curves(run),
         "groups": examples.answer_groups(run),
         "samples": examples.samples(run),

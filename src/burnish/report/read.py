@@ -37,6 +37,7 @@ class Run:
         findings: ``findings.jsonl``.
         train: The log's training lines by step.
         validation: The log's validation lines by step.
+        retained: The log's lines on general texts by step.
         finished: The log's last line; empty while the run is not finished.
         stopped: The log's line on why the run stopped before its end, if it did.
         predictions: ``predictions.jsonl``.
@@ -56,6 +57,7 @@ class Run:
     findings: list[dict[str, Any]] = field(default_factory=list)
     train: list[dict[str, Any]] = field(default_factory=list)
     validation: list[dict[str, Any]] = field(default_factory=list)
+    retained: list[dict[str, Any]] = field(default_factory=list)
     finished: dict[str, Any] = field(default_factory=dict)
     stopped: dict[str, Any] = field(default_factory=dict)
     predictions: list[dict[str, Any]] = field(default_factory=list)
@@ -139,6 +141,7 @@ def load_run(path: Path) -> Run:
         findings=_rows(path, "findings.jsonl", damaged),
         train=_by_step(log, "train"),
         validation=_by_step(log, "validation"),
+        retained=_by_step(log, "retention"),
         finished=next((row for row in reversed(log) if row.get("kind") == "finished"), {}),
         stopped=next((row for row in reversed(log) if row.get("kind") == "stopped"), {}),
         predictions=_rows(path, "predictions.jsonl", damaged),

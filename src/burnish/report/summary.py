@@ -15,6 +15,7 @@ from burnish.report.metrics import METRICS, difference, ordered, score
 from burnish.report.numbers import DASH, count, decimal, number, p_value
 from burnish.report.page import NAME
 from burnish.report.read import Run, load_run, mapping
+from burnish.report.retention import retention_sentence
 from burnish.report.verdict import verdict
 
 LABEL_WIDTH = 21
@@ -34,6 +35,9 @@ def print_summary(run_folder: Path, console: Console) -> None:
     console.print(Text(outcome.sentence, style=STYLES.get(outcome.tone, "bold")), highlight=False)
     for caveat in outcome.caveats:
         console.print(Text(caveat, style="dim"), highlight=False)
+    forgotten = retention_sentence(run.evaluation)
+    if forgotten:
+        console.print(Text(f"{forgotten[0].upper()}{forgotten[1:]}."), highlight=False)
     scored = {name: one for name in ("base", "tuned") if (one := mapping(run.evaluation.get(name)))}
     if scored:
         console.print()

@@ -15,7 +15,7 @@ from burnish.core.errors import UserError
 from burnish.data.augment_config import MODEL_FIELDS
 from burnish.data.batches import BatchConfig
 from burnish.data.config import DataConfig
-from burnish.evaluate.config import EvaluateConfig
+from burnish.evaluate.config import GENERAL, EvaluateConfig
 from burnish.models.config import ModelConfig
 from burnish.objectives.config import TaskConfig, TextTask
 from burnish.optim.config import OptimConfig
@@ -189,6 +189,8 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def expand(values: Mapping[str, Any]) -> dict[str, Any]:
     """Write short forms out (`model: PATH`, `adapter: lora`, `data: PATH`) for overrides to enter them."""
     result = {k: _written_out(v, _SHORT[k]) if k in _SHORT else v for k, v in values.items()}
+    if isinstance(result.get("evaluate"), dict) and isinstance(result["evaluate"].get("retention"), (str, list)):
+        result["evaluate"] = {**result["evaluate"], "retention": {"sources": result["evaluate"]["retention"]}}
     if isinstance(result.get("data"), dict):
         result["data"] = {k: {"path": v} if k in _SETS and isinstance(v, str) else v for k, v in result["data"].items()}
         if isinstance(result["data"].get("replay"), (str, float)):  # short forms, for overrides to enter them
@@ -217,6 +219,11 @@ def anchor_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             result["data"]["augment"] = [_anchor_entry(v, folder) for v in result["data"]["augment"]]
     if result.get("regularizers"):
         result["regularizers"] = _anchor_files(result["regularizers"], folder)
+    kept = result["evaluate"].get("retention") if isinstance(result.get("evaluate"), dict) else None
+    if isinstance(kept, dict) and isinstance(kept.get("sources"), (str, list)):
+        named = [kept["sources"]] if isinstance(kept["sources"], str) else kept["sources"]
+        sources = [v if v == GENERAL else _anchor(v, folder) for v in named]
+        result["evaluate"] = {**result["evaluate"], "retention": {**kept, "sources": sources}}
     return result
 
 

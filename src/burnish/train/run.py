@@ -19,7 +19,7 @@ from burnish.adapters import training
 from burnish.checkpoint.optimizer import load_state_tensors, state_tensors
 from burnish.checkpoint.store import Checkpoint, CheckpointStore
 from burnish.core.errors import TrainingStopped, UserError
-from burnish.core.events import Callback, Evaluated, Event, Noticed, Stage, Stepped
+from burnish.core.events import Callback, Evaluated, Event, Noticed, Retained, Stage, Stepped
 from burnish.evaluate.run import Evaluation
 from burnish.train.config import RunConfig
 from burnish.train.ema import Ema
@@ -130,11 +130,12 @@ def _run(
 ) -> RunResult:
     began, setup = time.monotonic(), scorer.setup
     base, base_samples = score_base(scorer, folder)
+    scorer.retention.before(folder)
     store = store_of(setup, folder)
     if checkpoint:
         restore(job, checkpoint)
     try:
-        state = train(job, state, listeners(setup, folder, callbacks))
+        state = train(job, state, listeners(scorer, folder, callbacks))
     except TrainingStopped as stop:
         folder.log({"kind": "stopped", "step": state.step, "reason": stop.what, "where": stop.where, "fix": stop.fix})
         raise
@@ -149,6 +150,7 @@ def _run(
     tell(callbacks, Stage("reading it back in a fresh process"))
     refuse_faults(read_back(folder.path), folder.path)
     tuned, samples = scorer.tuned(), scorer.samples()
+    scorer.retention.after(folder)
     folder.log(ending(state, time.monotonic() - began))
     scorer.write(folder, base, tuned, (base_samples, samples))
     return RunResult(folder.path, state.reason, state.step, state.best_step, base.values(), tuned.values())
@@ -167,12 +169,13 @@ def score_base(scorer: Scorer, folder: RunFolder) -> tuple[Evaluation, list[str]
     return base, samples
 
 
-def listeners(setup: Setup, folder: RunFolder, callbacks: Sequence[Callback]) -> list[Callback]:
+def listeners(scorer: Scorer, folder: RunFolder, callbacks: Sequence[Callback]) -> list[Callback]:
     """Everyone who hears of the run's events."""
     heard: list[Callback] = [Recorder(folder), *callbacks]
-    if setup.config.trackers:
-        heard.append(TrackerCallback(setup.config.trackers, folder.path, setup.config.model_dump(mode="json")))
-    return heard
+    config = scorer.setup.config
+    if config.trackers:
+        heard.append(TrackerCallback(config.trackers, folder.path, config.model_dump(mode="json")))
+    return [*heard, scorer.retention.listener(heard)]
 
 
 def ending(state: TrainState, seconds: float) -> dict[str, Any]:
@@ -306,6 +309,8 @@ class Recorder:
         elif isinstance(event, Evaluated):
             line = {"kind": "validation", "step": event.step, "epoch": event.epoch}
             self.folder.log({**line, **event.metrics, "improved": event.improved})
+        elif isinstance(event, Retained):
+            self.folder.log({"kind": "retention", "step": event.step, "epoch": event.epoch, **event.metrics})
 
 
 def peak_memory() -> int:

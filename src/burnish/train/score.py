@@ -25,6 +25,7 @@ from burnish.models.generate_tasks import generate_tasks
 from burnish.objectives.config import ClassificationTask
 from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
+from burnish.train.retention import Retention
 from burnish.train.setup import Setup, decoder_start
 
 
@@ -56,6 +57,7 @@ class Scorer:
                 fix="hold some out, such as `data.split.validation=0.05`",
             )
         assert self.held_out
+        assert self.retention.rows is not None
         return self
 
     @cached_property
@@ -69,6 +71,11 @@ class Scorer:
             autocast=lambda: setup.precision.context(setup.device),
             decoder_start_id=decoder_start(setup.loaded),
         )
+
+    @cached_property
+    def retention(self) -> Retention:
+        """What the model knew before, and how much of it is left."""
+        return Retention(self.setup, self.view, self.callbacks)
 
     @cached_property
     def renderer(self) -> Renderer:
@@ -167,6 +174,8 @@ class Scorer:
         head = self.setup.loaded.classifier
         if head is not None and head.temperature != 1.0:
             result["calibration"] = calibration(split, tuned.scores, head.temperature)
+        if self.retention.found:
+            result["retention"] = self.retention.found
         folder.write("evaluation.json", {**result, "comparison": compare(base, tuned, split)})
 
     def _score(self, which: str) -> Evaluation:

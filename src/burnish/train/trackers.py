@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
 from burnish.core.errors import UserError
-from burnish.core.events import Evaluated, Event, Finished, Stepped
+from burnish.core.events import Evaluated, Event, Finished, Retained, Stepped
 
 
 class TrackerCallback:
@@ -37,6 +37,8 @@ class TrackerCallback:
             self.accelerator.log({f"train/{k}": v for k, v in event.metrics.items()}, step=event.step)
         elif isinstance(event, Evaluated):
             self.accelerator.log({f"validation/{k}": v for k, v in event.metrics.items()}, step=event.step)
+        elif isinstance(event, Retained):
+            self.accelerator.log({f"retention/{k}": v for k, v in event.metrics.items()}, step=event.step)
         elif isinstance(event, Finished):
             self.accelerator.end_training()
 

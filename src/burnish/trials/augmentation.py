@@ -14,6 +14,7 @@ from burnish.core.errors import UserError
 from burnish.core.events import Callback, Stage
 from burnish.core.files import read_lines, write_json
 from burnish.data.augmenting import entry_names
+from burnish.evaluate.config import RetentionConfig
 from burnish.train.config import RunConfig
 from burnish.train.folder import RunFolder, is_run
 from burnish.train.loop import tell
@@ -172,6 +173,7 @@ def _run(
             "seed": seed,
             "data": config.data.model_copy(update={"augment": kinds, "split": fixed}),
             "train": config.train.model_copy(update={"max_steps": updates}) if updates else config.train,
+            "evaluate": config.evaluate.model_copy(update={"retention": RetentionConfig(sources=())}),
         }
     )
     folder = RunFolder(named.folder)

@@ -49,7 +49,7 @@ def recipe(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
             "schedule": "constant",
             "warmup_steps": 0,
         },
-        "evaluate": {"samples": 0},
+        "evaluate": {"samples": 0, "retention": "none"},
     }
 
 
