@@ -7,9 +7,9 @@
 
 Each run is a process of its own: the recipe's model, rows and rendering, ``adapter: {method: NAME}`` with nothing else
 set, and no ``train.learning_rate``. It is finished when its result is in the JSON file, so that a second call goes on
-where the first one ended (``--again`` starts over). A method beats the base clearly when the 95 % interval of the paired
-difference of macro-F1 lies above zero. A classification's base is an encoder with a head as it was drawn, which is a low
-bar: there the head alone, trained on the frozen encoder, is compared too, on the same rows.
+where the first one ended (``--again`` starts over). A method beats the base clearly when the 95 % interval of the
+paired difference of macro-F1 lies above zero. A classification's base is an encoder with a head as it was drawn, which
+is a low bar: there the head alone, trained on the frozen encoder, is compared too, on the same rows.
 """
 
 from __future__ import annotations
@@ -115,9 +115,8 @@ def measured(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="burnish-defaults-") as place:
         recipe = Path(place) / "recipe.yaml"
         recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
-        told = subprocess.run(
-            [sys.executable, "-c", COMMAND, "run", str(recipe), "--force", "--json"], capture_output=True, text=True
-        )
+        command = [sys.executable, "-c", COMMAND, "run", str(recipe), "--force", "--json"]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
     if told.returncode:
         lines = [one.strip() for one in told.stderr.splitlines() if one.strip()]
         first = next((one for one in lines if one.startswith("error:")), lines[-1] if lines else "no word")
