@@ -23,6 +23,7 @@ from burnish.core.types import Batch
 from burnish.models.classifier import class_logits
 from burnish.objectives.classification import balanced_weights, smoothed_over_own
 from burnish.ops.own_classes import NEVER, own_logits, own_mask
+from burnish.report.page import build_report
 from burnish.train import setup as preparation
 from burnish.train.config import RunConfig
 from burnish.train.handover import load_handed_over, open_model
@@ -139,7 +140,10 @@ def test_it_trains_hands_over_and_says_each_task(run: Path) -> None:
     validation = [row for row in read_lines(run / "metrics.jsonl") if row["kind"] == "validation"]
     assert {"macro_f1/mood", "accuracy/length"} <= validation[-1].keys()
     assert all(check.passed for check in verify_run(run))
-    assert "task" in (run / "recipe.yaml").read_text() and "mood/neutral" in (run / "recipe.yaml").read_text()
+    build_report(run)
+    page = (run / "report.html").read_text()
+    assert "Metrics of the task mood" in page and "length: " in page
+    assert "mood/neutral" in (run / "recipe.yaml").read_text()
 
 
 def test_it_answers_for_a_task(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
