@@ -24,7 +24,7 @@ from burnish.evaluate.intervals import bootstrap_ratio, paired_bootstrap
 from burnish.evaluate.loss import Progress, RowLosses, View
 from burnish.evaluate.measures import differences, measured
 from burnish.evaluate.measures import values as measures_of
-from burnish.evaluate.resample import paired_differences, with_intervals
+from burnish.evaluate.scored_intervals import paired_differences, with_intervals
 from burnish.evaluate.squad import Reference
 from burnish.evaluate.text import TEXT_METRICS, mean_length
 from burnish.models.generate import Generation
