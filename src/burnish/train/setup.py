@@ -15,6 +15,7 @@ from torch import nn
 from burnish.adapters import training
 from burnish.adapters.attach import Attached, attach
 from burnish.adapters.lora import projection_of
+from burnish.adapters.lora_loftq import start_from_whole
 from burnish.adapters.registry import METHODS
 from burnish.core.errors import UserError
 from burnish.core.events import Callback, Noticed, Stage
@@ -44,7 +45,7 @@ from burnish.train.sample import Rows
 from burnish.train.settings import settings
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
 from burnish.train.task_parts import refuse_unnamed_tasks, watched_entries, watched_head
-from burnish.train.tasks import HEAD_RATE_SCALE, load_new, read_data, task_of
+from burnish.train.tasks import HEAD_RATE_SCALE, load_new, load_whole, read_data, task_of
 from burnish.train.updates import Updates
 
 EVALUATIONS = 10
@@ -188,6 +189,7 @@ class Setup:
         """Set initial values that come from training rows; the same ones every time, so also when a run is resumed."""
         rows = Rows(self.loaded.model, self.updates, self.task_terms, self.context, self.precision, self.device)
         training.prepare(self.attached, rows.sample, self.config.seed)
+        start_from_whole(self.attached, partial(load_whole, self.config))
         head = self.loaded.classifier
         for _, parameter in self.attached.trainable() + (head.named() if head is not None else []):
             parameter.grad = None
