@@ -297,7 +297,7 @@ def test_refuses_and_leaves_the_model_alone(name: str, given: dict[str, Any], sa
         {"fused_parts": ("q", "q")},
         {"init": "eva", "init_options": {"rho": 2.0}, "rank_pattern": {"mlp": 2}},
         {"rank_pattern": {"mlp": 0}},
-        {"init": "loftq"},
+        {"init": "loftgq"},
     ],
 )
 def test_contradictions_are_refused(wrong: dict[str, Any]) -> None:

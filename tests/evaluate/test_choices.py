@@ -132,5 +132,5 @@ def test_evaluation_of_a_split(tmp_path: Path) -> None:
         right += line["model"]["predicted"] == line["target"].strip()
     assert result.values()["accuracy"] == pytest.approx(right / 6)
     assert learnt_nothing(result, result)
-    same = compare(result, result, split)
+    same = compare(result, result)
     assert same["loss"]["difference"] == 0 and same["accuracy"]["p_value"] == 1.0

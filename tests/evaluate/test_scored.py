@@ -9,8 +9,8 @@ import pytest
 from sklearn import metrics
 
 from burnish.core.errors import UserError
-from burnish.evaluate.resample import paired_differences, resamples_of, with_intervals
 from burnish.evaluate.scored import ECE_BINS, MEASURES, Scored, metrics_of
+from burnish.evaluate.scored_intervals import paired_differences, resamples_of, with_intervals
 
 SEEDS = range(60)
 

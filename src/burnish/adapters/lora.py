@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from burnish.adapters.base import Parts, Placed, method, site_generator
 from burnish.adapters.lora_config import LoraConfig, Plan, plans
 from burnish.adapters.lora_data import prepare
-from burnish.adapters.lora_init import ANY_HOST, RESIDUAL
+from burnish.adapters.lora_init import ANY_HOST, LOFTQ, RESIDUAL
 from burnish.adapters.lora_layers import KINDS, LoraAdapter, is_plain_matrix, projection_of, sides
 from burnish.adapters.lora_peft import from_peft, to_peft
 from burnish.core.errors import UserError
@@ -122,6 +122,12 @@ def _refuse_unfit_starts(config: LoraConfig, planned: Sequence[Plan]) -> None:
             f"{what} reads the base's weights, and those of `{packed[0].site.name}` are packed into few bits",
             where="adapter.dora" if config.dora else "adapter.init",
             fix="use plain LoRA on a k-bit base, or load the base in bfloat16",
+        )
+    if config.init == LOFTQ and not packed:
+        raise UserError(
+            f"`init: {LOFTQ}` makes up for what 4 bits lose, and this base keeps its weights whole",
+            where="adapter.init",
+            fix="set `model.quantization: nf4`, or use `init: pissa`",
         )
     odd = [p for p in planned if p.rank % 2]
     if odd and config.init == "orthogonal":

@@ -18,14 +18,15 @@ from burnish.core.errors import UserError
 from burnish.models.anatomy import Site, select
 
 Part = Literal["q", "k", "v"]
-InitName = Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva", "lora_ga"]
+InitName = Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva", "lora_ga", "loftq"]
 
 
 class InitOptions(Config):
     """Settings of the ways in which LoRA's factors can start."""
 
     iterations: int | None = Field(None, ge=0)
-    """With `init: pissa`: this many iterations of a fast, approximate decomposition in place of the exact one."""
+    """With `init: pissa` or `loftq`: so many iterations of a fast, approximate decomposition in place of the exact
+    one."""
     batches: int = Field(4, ge=1)
     """With `init: eva` or `lora_ga`: how many micro-batches of the training rows are looked at."""
     rho: float = Field(1.0, ge=1, allow_inf_nan=False)
@@ -35,7 +36,12 @@ class InitOptions(Config):
     """With `init: lora_ga`: factors are scaled by D_out^(1/4) / sqrt(gamma), the paper's gamma."""
 
 
-OPTIONS_OF: dict[str, set[str]] = {"pissa": {"iterations"}, "eva": {"batches", "rho"}, "lora_ga": {"batches", "gamma"}}
+OPTIONS_OF: dict[str, set[str]] = {
+    "pissa": {"iterations"},
+    "eva": {"batches", "rho"},
+    "lora_ga": {"batches", "gamma"},
+    "loftq": {"iterations"},
+}
 """Which settings mean something, by start."""
 
 
@@ -65,7 +71,8 @@ class LoraConfig(MethodConfig):
     """How the factors start. `kaiming`, `gaussian`: A random, B zero. `orthogonal`: both random, their product zero.
     `pissa`: the largest singular values and vectors of the matrix (Meng et al., 2024). `olora`: its QR decomposition
     (Büyükakyüz, 2024). `eva`: the main directions of the inputs, from training rows (Paischer et al., 2024). `lora_ga`:
-    the main directions of the gradient, from training rows (Wang et al., 2024)."""
+    the main directions of the gradient, from training rows (Wang et al., 2024). `loftq`: on a base of 4 bits, the main
+    part of what they lose of the matrix (Li et al., 2023)."""
     init_options: InitOptions = Field(default_factory=InitOptions)
     """Settings of a start; each belongs to one of them."""
     rank_pattern: dict[str, int] = Field(default_factory=dict)

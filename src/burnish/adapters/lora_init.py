@@ -4,7 +4,8 @@ Shapes: W [D_out, D_in] the host's matrix, A [R, D_in], B [D_out, R], s the scal
 
 `kaiming`, `gaussian`, `orthogonal` and `eva` start with ``B A = 0``. `pissa`, `olora` and `lora_ga` start with factors
 whose product is not zero and is taken off the base, ``W - s B0 A0``. Here the base keeps its weights, and the adapter
-computes ``s (B A - B0 A0)``: the same function, and the base comes back to the bit.
+computes ``s (B A - B0 A0)``: the same function, and the base comes back to the bit. `loftq` (in `lora_loftq`) starts
+with a product that is meant to be there: what 4 bits lose of W.
 """
 
 from __future__ import annotations
@@ -120,8 +121,12 @@ STARTS: Mapping[str, Start] = {
     "olora": olora,
     "eva": kaiming,  # until the data has been seen
     "lora_ga": kaiming,  # likewise
+    "loftq": kaiming,  # until the whole weights have been seen
 }
 """How the factors start, by the value of ``init``."""
+
+LOFTQ = "loftq"
+"""The start that needs a base of 4 bits, and its whole weights."""
 
 RESIDUAL = frozenset({"pissa", "olora", "lora_ga"})
 """Starts whose product is taken off again."""

@@ -23,7 +23,9 @@ def command(
             "--pair", "--context", help="Second text of a pair, context of a question, or answer to a prompt."
         ),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="The task, for a model with parts of its own for several.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The task, for a model with a head or other parts for each of several.")
+    ] = None,
     json: Json = False,
 ) -> int:
     """Print what the model's head says of every text, with its probability; with `--json` all that it knows.
@@ -35,15 +37,12 @@ def command(
 
     from burnish.core.errors import UserError
     from burnish.evaluate.predict import answer_texts, line_of
-    from burnish.models.route import for_task
     from burnish.train.handover import open_model
 
     given = [text for text in (texts or sys.stdin.read().splitlines()) if text]
     if not given:
         raise UserError("there is no text", fix='write one: burnish classify runs/sentiment-encoder "What a day!"')
     loaded = open_model(model)
-    with for_task(loaded.model, task):
-        answers = list(answer_texts(loaded, given, [pair] * len(given) if pair is not None else None))
-    for answer in answers:
+    for answer in answer_texts(loaded, given, [pair] * len(given) if pair is not None else None, task):
         typer.echo(encoder.dumps(answer, ensure_ascii=False) if json else line_of(loaded, answer))
     return 0

@@ -41,7 +41,7 @@ def command(
     from burnish.core.errors import UserError
     from burnish.core.files import finite
     from burnish.recipes import find_recipe
-    from burnish.report.summary import calibration_line, metrics_table, speed_lines
+    from burnish.report.summary import calibration_line, metrics_table, speed_lines, tasks_table
     from burnish.train.errors import require_classes
     from burnish.train.folder import is_run, runs_beside
     from burnish.train.rescore import calibrate_target, describe_score, open_target, recipe_of_run
@@ -72,6 +72,8 @@ def command(
     console = Console()
     console.print(f"{target}: {scored['rows']:,} {scored['split']} rows")
     console.print(metrics_table({"model": scored["model"]}))
+    if "tasks" in scored:
+        console.print(tasks_table(scored["tasks"]))
     for line in (*calibration_line(scored), *speed_lines(scored)):
         console.print(line, highlight=False)
     for line in scored.get("error_analysis", {}).get("lines", ()):

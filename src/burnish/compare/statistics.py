@@ -23,8 +23,8 @@ from scipy.special import stdtr, stdtrit
 
 from burnish.evaluate.classification import macro_f1
 from burnish.evaluate.intervals import holm
+from burnish.evaluate.resample import Floats, confusions, multiplicities
 
-Floats = NDArray[np.float64]
 RESAMPLES = 2000
 LEVEL = 0.05
 
@@ -62,9 +62,7 @@ def _accuracy(run: Scored, weights_RN: Floats) -> Floats:
 
 
 def _macro_f1(run: Scored, weights_RN: Floats) -> Floats:
-    cells = np.zeros((len(run.true), run.classes**2))
-    cells[np.arange(len(run.true)), run.true * run.classes + run.predicted] = 1.0
-    return macro_f1((weights_RN @ cells).reshape(-1, run.classes, run.classes))
+    return macro_f1(confusions(run.true, run.predicted, run.classes, weights_RN))
 
 
 METRICS: Mapping[str, tuple[Metric, bool]] = {
@@ -92,8 +90,7 @@ class Estimate:
 
 def resampled(rows: int, seed: int = 0) -> Floats:
     """[R, N] how often each row is drawn in each resample; every run of a comparison sees the same draws."""
-    draws = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
-    return draws.astype(np.float64)
+    return multiplicities(rows, RESAMPLES, np.random.default_rng(seed))
 
 
 def estimate(runs: Sequence[Scored], metric: str, weights_RN: Floats, against: Sequence[Scored] = ()) -> Estimate:

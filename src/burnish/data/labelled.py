@@ -225,7 +225,11 @@ class LabelledRenderer(Renderer):
 
     def _target(self, example: Example) -> dict[str, Any]:
         """What the head learns of a row, as fields of ``Rendered``."""
-        return {"label": self._numbers[example.label]}
+        return {"label": self._numbers[self.class_of(example)]}
+
+    def class_of(self, example: Example) -> str:
+        """The name of an example's class, one of ``labels``."""
+        return example.label
 
 
 def class_counts(labels: Sequence[str], numbers: NDArray[np.int64]) -> dict[str, int]:
@@ -289,7 +293,7 @@ def recheck_labelled(
     """
     wrong: dict[str, list[str]] = {}
     for example, row in sample:
-        if row.label is None or renderer.labels[row.label] != example.label:
+        if row.label is None or renderer.labels[row.label] != renderer.class_of(example):
             wrong.setdefault("label", []).append(example.id)
         if not row.truncated and not _says(example, row, renderer.tokenizer):
             wrong.setdefault("text", []).append(example.id)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from burnish.core.errors import UserError
+from burnish.core.names import suggestion
 from burnish.data.config import RenderConfig
 from burnish.data.example import Example
 from burnish.data.labelled import LabelledRenderer
@@ -19,6 +20,7 @@ from burnish.evaluate.loss import Progress, RowLosses, View, batch_tokens
 from burnish.models.classifier import Classifier, class_logits
 from burnish.models.forward import positions_of, supports_packing
 from burnish.models.load import Loaded
+from burnish.ops.own_classes import NEVER
 
 
 def score_classes(view: View, table: TokenTable, progress: Progress | None = None) -> tuple[RowLosses, Scores]:
@@ -32,9 +34,11 @@ def score_classes(view: View, table: TokenTable, progress: Progress | None = Non
         progress: Told how many rows are done.
 
     Raises:
-        UserError: The model has no head.
+        UserError: The model has no head, or one for each task and the rows name none.
     """
     model, classifier = view.loaded.model, head_of(view.loaded)
+    if len(table) and not len(table.tasks):
+        refuse_no_task(classifier, None)
     scores = np.zeros((len(table), len(classifier.labels)))
     was_training, done = model.training, 0
     model.eval()
@@ -43,7 +47,10 @@ def score_classes(view: View, table: TokenTable, progress: Progress | None = Non
             batch = view.collate(table, rows)
             with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
                 logits = class_logits(model, classifier, batch)
-            scores[rows] = torch.log_softmax(logits.double() / classifier.temperature, dim=-1).cpu().numpy()
+            shares = torch.log_softmax(logits.double() / classifier.temperature, dim=-1)
+            if classifier.class_tasks:  # what is of another task stays so, whatever the temperature
+                shares = shares.masked_fill(logits <= NEVER, NEVER)
+            scores[rows] = shares.cpu().numpy()
             done += len(rows)
             if progress:
                 progress(done)
@@ -65,23 +72,41 @@ def head_of(loaded: Loaded) -> Classifier:
     return loaded.classifier
 
 
+def refuse_no_task(classifier: Classifier, task: str | None) -> None:
+    """Refuse rows of no task, or of an unknown one, where each task has classes of its own.
+
+    Raises:
+        UserError: With the tasks that there are.
+    """
+    known = dict.fromkeys(classifier.class_tasks)
+    if known and task not in known:
+        what = f"this model has a head for each of the tasks {', '.join(known)}"
+        said = f"{what}, and none for `{task}`" if task else f"{what}, and the rows do not say which task they are of"
+        fix = suggestion(task, known) if task else "name it: `--task NAME`, or `task` of a source in `data`"
+        raise UserError(said, where="task", fix=fix)
+
+
 def renderer_of(loaded: Loaded) -> LabelledRenderer:
     """What turns texts into tokens for a classifier, as in training; rows end where the model's positions do."""
     most = positions_of(loaded.model.config) or RenderConfig().max_length
     return LabelledRenderer(loaded.tokenizer, RenderConfig(max_length=most), head_of(loaded).labels)
 
 
-def probabilities(loaded: Loaded, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Scores:
-    """Probability of every class for every text, [N, K].
+def probabilities(
+    loaded: Loaded, texts: Sequence[str], pairs: Sequence[str] | None = None, task: str | None = None
+) -> Scores:
+    """Probability of every class for every text, [N, K]; 0 for the classes of another task than theirs.
 
     Args:
         loaded: A model with its head.
         texts: The texts.
         pairs: The second texts, for a classification of pairs.
+        task: The task of all texts, for a head with classes of several.
 
     Raises:
-        UserError: The model has no head, or a text has no tokens.
+        UserError: The model has no head, a text has no tokens, or the task is not named or not known.
     """
+    refuse_no_task(head_of(loaded), task)
     label = head_of(loaded).labels[0]  # a row needs some class; the scores do not depend on it
     seconds: Sequence[str | None] = pairs if pairs is not None else [None] * len(texts)
     examples = [
@@ -92,7 +117,10 @@ def probabilities(loaded: Loaded, texts: Sequence[str], pairs: Sequence[str] | N
     bad = next((e.id for e, r in zip(examples, rows, strict=True) if not isinstance(r, Rendered)), None)
     if bad is not None:
         raise UserError("a text without tokens has no class", where=bad, fix="leave it out")
-    table = TokenTable.build([e.id for e in examples], [r for r in rows if isinstance(r, Rendered)])
+    named = (task,) if task is not None and head_of(loaded).class_tasks else ()
+    table = TokenTable.build(
+        [e.id for e in examples], [r for r in rows if isinstance(r, Rendered)], named * len(rows), named
+    )
     layout = "packed" if supports_packing(loaded.model) else "bucketed"
     view = View(loaded, layout, batch_tokens(loaded.model.device), nullcontext)  # type: ignore[arg-type]
     return np.exp(score_classes(view, table)[1])

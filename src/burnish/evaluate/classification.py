@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from burnish.core.task_labels import class_name, numbers_of
 from burnish.evaluate.intervals import Counts, Floats, bootstrap_confusion, mcnemar, wilson
 
 
@@ -91,6 +92,17 @@ def macro_f1(confusions: Floats) -> Floats:
     """
     present = (confusions.sum(1) + confusions.sum(2)) > 0
     return class_f1(confusions).sum(1) / np.maximum(1, present.sum(1))
+
+
+def task_values(classified: Classified, class_tasks: Sequence[str]) -> dict[str, float]:
+    """Accuracy and macro-F1 of each task that has rows, as ``macro_f1/TASK``, where tasks have classes of their own."""
+    found: dict[str, float] = {}
+    for task in dict.fromkeys(class_tasks):
+        classes = numbers_of(class_tasks, task)
+        part = Classified((), classified.confusion[np.ix_(classes, classes)])
+        if part.confusion.sum():
+            found |= {class_name("accuracy", task): part.accuracy, class_name("macro_f1", task): part.macro_f1}
+    return found
 
 
 def compare_classified(base_right: Sequence[bool], tuned_right: Sequence[bool]) -> dict[str, float]:

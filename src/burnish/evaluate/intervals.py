@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
 
+from burnish.evaluate.resample import Floats, chosen_rows, ends
+
 Z95 = 1.959963984540054
 RESAMPLES = 2000
 
-Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
@@ -46,7 +47,7 @@ def bootstrap_confusion(confusion: Counts, statistic: Callable[[Floats], Floats]
     generator = np.random.default_rng(seed)
     draws = generator.multinomial(total, confusion.ravel() / total, size=RESAMPLES)
     values = statistic(draws.reshape(RESAMPLES, *confusion.shape).astype(np.float64))
-    return _percentiles(values)
+    return ends(values)
 
 
 def bootstrap_ratio(totals: Floats, counts: Floats, seed: int) -> tuple[float, float]:
@@ -59,12 +60,10 @@ def bootstrap_ratio(totals: Floats, counts: Floats, seed: int) -> tuple[float, f
     """
     if not len(totals) or not counts.sum():
         return (float("nan"), float("nan"))
-    generator = np.random.default_rng(seed)
     values = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):  # one draw at a time: memory stays that of the rows
-        chosen = generator.integers(0, len(totals), len(totals))
+    for i, chosen in enumerate(chosen_rows(len(totals), RESAMPLES, seed)):
         values[i] = totals[chosen].sum() / max(counts[chosen].sum(), 1e-12)
-    return _percentiles(values)
+    return ends(values)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -102,8 +101,3 @@ def paired_bootstrap(first: Floats, second: Floats, counts: Floats, seed: int) -
     """
     low, high = bootstrap_ratio(second - first, counts, seed)
     return float((second - first).sum() / counts.sum()), low, high
-
-
-def _percentiles(values: Floats) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)

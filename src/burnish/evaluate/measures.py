@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish.evaluate.intervals import Floats
+from burnish.evaluate.resample import Floats, chosen_rows, ends
 
 RESAMPLES = 1000
 Columns = Mapping[str, Floats]
@@ -43,20 +43,15 @@ def differences(base: Columns, tuned: Columns, measures: Measures, seed: int) ->
 
 
 def _draws(columns: Columns, seed: int) -> Iterator[dict[str, Floats]]:
-    """The columns of rows drawn with replacement, one draw at a time: memory stays that of the rows."""
-    generator = np.random.default_rng(seed)
+    """The columns of rows drawn with replacement."""
     rows = len(next(iter(columns.values())))
-    for _ in range(RESAMPLES if rows else 0):
-        chosen = generator.integers(0, rows, rows)
+    for chosen in chosen_rows(rows, RESAMPLES if rows else 0, seed):
         yield {name: column[chosen] for name, column in columns.items()}
 
 
 def _ends(draws: list[float]) -> dict[str, float]:
-    known = np.asarray(draws)[np.isfinite(draws)] if draws else np.empty(0)
-    if not len(known):
-        return {"low": float("nan"), "high": float("nan")}
-    low, high = np.percentile(known, [2.5, 97.5])
-    return {"low": float(low), "high": float(high)}
+    low, high = ends(np.where(np.isfinite(draws), draws, np.nan) if draws else [])
+    return {"low": low, "high": high}
 
 
 def mean_of(column: str) -> Measure:

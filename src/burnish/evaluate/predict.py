@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from burnish.core.errors import UserError
+from burnish.core.task_labels import numbers_of, parted
 from burnish.data.config import RenderConfig
 from burnish.data.example import Example
 from burnish.data.labelled import LabelledRenderer
@@ -19,7 +21,7 @@ from burnish.data.table import TokenTable
 from burnish.data.tagged import TaggedRenderer
 from burnish.data.valued import PairRenderer, ScoredRenderer, SeveralRenderer
 from burnish.evaluate.answers import answer_of, find_answers
-from burnish.evaluate.classes import head_of, probabilities
+from burnish.evaluate.classes import head_of, probabilities, refuse_no_task
 from burnish.evaluate.entities import entities
 from burnish.evaluate.head_rows import HeadRows, all_logits, head_passes
 from burnish.evaluate.loss import View, batch_tokens
@@ -27,6 +29,7 @@ from burnish.evaluate.numbers import thresholds_of
 from burnish.evaluate.tags import share_of, tag_words, words_example
 from burnish.models.forward import positions_of, supports_packing
 from burnish.models.load import Loaded
+from burnish.models.route import for_task, tasks_of
 
 Texts = Sequence[str]
 Pairs = Sequence[str | None]
@@ -35,24 +38,31 @@ _WORD = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]")
 """A word, with hyphens and apostrophes in it, or a mark of punctuation: as tagged texts are cut."""
 
 
-def answer_texts(loaded: Loaded, texts: Texts, pairs: Pairs | None = None) -> Answers:
+def answer_texts(loaded: Loaded, texts: Texts, pairs: Pairs | None = None, task: str | None = None) -> Answers:
     """What a model's head says of each text.
 
     Args:
         loaded: The model with its head.
         texts: The texts; the questions of extractive question answering.
         pairs: The second text of each, or its context; None for none.
+        task: The task of all texts, for a model with a head, or other parts, for each of several.
 
     Returns:
-        For each text a mapping with ``text`` and, by the head's task: ``label`` and ``probabilities``; ``labels`` and
+        For each text a mapping with ``text`` and, by the head's task: ``label`` and ``probabilities`` (of the classes
+        of ``task``, under their own names, where tasks have some); ``labels`` and
         ``probabilities``; ``entities``, each with ``start``, ``end`` (characters), ``label``, ``score`` and ``text``;
         ``answer`` with ``start``, ``end``, ``probability`` and the n ``best``; ``score``.
 
     Raises:
-        UserError: The model has no head, a text has no tokens, or a question has no context.
+        UserError: The model has no head, a text has no tokens, a question has no context, or a task is not named.
     """
     seconds: Pairs = pairs if pairs is not None else [None] * len(texts)
-    said = ANSWERS[head_of(loaded).task](loaded, texts, seconds)
+    own = head_of(loaded).class_tasks
+    refuse_no_task(head_of(loaded), task)
+    ask = partial(_own_class, task=task) if own else ANSWERS[head_of(loaded).task]
+    parts = task if not own or task in tasks_of(loaded.model) else None  # a task may own nothing but its head
+    with for_task(loaded.model, parts):
+        said = ask(loaded, texts, seconds)
     return [{"text": text, **one} for text, one in zip(texts, said, strict=True)]
 
 
@@ -96,6 +106,22 @@ def _class(loaded: Loaded, texts: Texts, pairs: Pairs) -> Answers:
             "probabilities": {label: float(p) for label, p in zip(labels, row, strict=True)},
         }
         for row in probabilities(loaded, texts, seconds)
+    ]
+
+
+def _own_class(loaded: Loaded, texts: Texts, pairs: Pairs, *, task: str | None) -> Answers:
+    """The likeliest class of a task, under its own name, among those of this task."""
+    head = head_of(loaded)
+    classes = numbers_of(head.class_tasks, str(task))
+    labels = [parted(head.labels[number])[1] for number in classes]
+    seconds = [p or "" for p in pairs] if any(p is not None for p in pairs) else None
+    return [
+        {
+            "task": task,
+            "label": labels[int(row.argmax())],
+            "probabilities": {label: float(p) for label, p in zip(labels, row, strict=True)},
+        }
+        for row in probabilities(loaded, texts, seconds, task)[:, classes]
     ]
 
 

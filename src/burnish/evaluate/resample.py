@@ -1,113 +1,47 @@
-"""Bootstrap intervals of the metrics of a classification, and of differences between two models on the same rows."""
+"""Drawing rows again: the one place where the bootstrap of every metric draws and reads off its ends.
+
+Shapes: N rows, K classes, S draws. A draw of N rows with replacement is kept as the rows themselves, or as how often
+each of them came up, which is all that a metric of counts needs. Models that are compared see the same draws, so what
+makes rows hard for both cancels out (Koehn, 2004).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from burnish.core.errors import UserError
-from burnish.evaluate.intervals import Floats, wilson
-from burnish.evaluate.scored import MEASURES, RANKS, Scored, metrics_of
-
-RESAMPLES = 1000
-FEWEST = 200
-RANKED_CELLS = 4e7
-"""Rows x classes x resamples that rankings are measured on; more rows get fewer resamples, never under ``FEWEST``."""
-
-Intervals = dict[str, dict[str, float]]
+Floats = NDArray[np.float64]
+ENDS = (2.5, 97.5)
+"""Percentiles between which 95 % of the draws lie (Efron, 1979)."""
 
 
-def with_intervals(probabilities: ArrayLike, labels: ArrayLike, seed: int = 0) -> Intervals:
-    """Every metric with its 95 % interval.
-
-    Accuracy has Wilson's interval; the others have the percentile interval of the bootstrap over rows (Efron, 1979):
-    the metric of as many rows, drawn with replacement, 1,000 times. A ranking is not recounted so often where there are
-    very many rows.
-
-    Args:
-        probabilities: [N, K].
-        labels: [N] class numbers.
-        seed: Seed of the draws.
-
-    Returns:
-        For each metric its ``value``, ``low`` and ``high``.
-    """
-    rows, values = Scored.of(probabilities, labels), metrics_of(probabilities, labels)
-    if not len(rows.labels):
-        return {name: {"value": value, "low": value, "high": value} for name, value in values.items()}
-    result = {}
-    for name, draws in _draw([rows], seed).items():
-        low, high = _ends(draws[:, 0])
-        result[name] = {"value": values[name], "low": low, "high": high}
-    low, high = wilson(int(rows.right.sum()), len(rows.labels))
-    for name in ("accuracy", "micro_f1"):
-        result[name] = {"value": values[name], "low": low, "high": high}
-    return result
-
-
-def paired_differences(first: ArrayLike, second: ArrayLike, labels: ArrayLike, seed: int = 0) -> Intervals:
-    """Second minus first in every metric, with the 95 % interval of the paired bootstrap.
-
-    Both models are measured on the same drawn rows each time, so what makes rows hard for both cancels out
-    (Koehn, 2004). An interval without zero is a difference at the 5 % level.
-
-    Args:
-        first: [N, K] probabilities of the first model.
-        second: [N, K] of the second.
-        labels: [N] class numbers.
-        seed: Seed of the draws.
-
-    Returns:
-        For each metric its ``difference``, ``low`` and ``high``.
-
-    Raises:
-        UserError: The two do not have the same rows.
-    """
-    models = [Scored.of(one, labels) for one in (first, second)]
-    if models[0].probabilities.shape[1] != models[1].probabilities.shape[1]:
-        raise UserError("the two models tell different classes apart", fix="compare models of the same classes")
-    before, after = metrics_of(first, labels), metrics_of(second, labels)
-    nothing = {name: {"difference": float("nan")} for name in MEASURES}
-    if not len(models[0].labels):
-        return nothing
-    result = {}
-    for name, draws in _draw(models, seed).items():
-        low, high = _ends(draws[:, 1] - draws[:, 0])
-        result[name] = {"difference": after[name] - before[name], "low": low, "high": high}
-    return result
-
-
-def resamples_of(rows: int, classes: int) -> int:
-    """How often the rankings of so many rows are recounted."""
-    return int(min(RESAMPLES, max(FEWEST, RANKED_CELLS // max(1, rows * classes))))
-
-
-def _draw(models: Sequence[Scored], seed: int) -> dict[str, Floats]:
-    """[R, M] values of each metric for M models on R draws of the rows; a draw is kept as the rows' multiplicities."""
-    count, classes = models[0].probabilities.shape
-    ranked = resamples_of(count, classes)
-    values = {name: np.full((ranked if name in RANKS else RESAMPLES, len(models)), np.nan) for name in MEASURES}
-    for draw, weights in enumerate(_weights(count, seed)):
-        for place, rows in enumerate(models):
-            confusion = rows.confusion(weights)
-            for name, measure in MEASURES.items():
-                if name not in RANKS or draw < ranked:
-                    values[name][draw, place] = measure(rows, weights, confusion)
-    return values
-
-
-def _weights(count: int, seed: int) -> Iterator[Floats]:
+def chosen_rows(rows: int, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """[N] the rows of each draw, one draw at a time, so that memory stays that of the rows."""
     generator = np.random.default_rng(seed)
-    for _ in range(RESAMPLES):
-        yield np.bincount(generator.integers(0, count, count), minlength=count).astype(np.float64)
+    for _ in range(draws):
+        yield generator.integers(0, rows, rows)
 
 
-def _ends(draws: Floats) -> tuple[float, float]:
-    """2.5 % and 97.5 % of the draws that have a value: in some no row of a class may have been drawn."""
-    known = draws[~np.isnan(draws)]
+def multiplicities(rows: int, draws: int, generator: np.random.Generator) -> Floats:
+    """[S, N] how often each row comes up in each draw."""
+    return generator.multinomial(rows, np.full(rows, 1 / rows), size=draws).astype(np.float64)
+
+
+def confusions(true: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, weights_SN: Floats) -> Floats:
+    """[S, K, K] the confusion matrix of every draw of rows, true class by predicted class."""
+    cells = np.zeros((len(true), classes**2))
+    cells[np.arange(len(true)), true * classes + predicted] = 1.0
+    matrices: Floats = (weights_SN @ cells).reshape(-1, classes, classes)
+    return matrices
+
+
+def ends(values: ArrayLike) -> tuple[float, float]:
+    """Both ends of the 95 % percentile interval, of the draws that have a value; NaN where none has."""
+    drawn = np.asarray(values, dtype=np.float64)
+    known = drawn[~np.isnan(drawn)]
     if not len(known):
         return float("nan"), float("nan")
-    low, high = np.percentile(known, [2.5, 97.5])
+    low, high = np.percentile(known, ENDS)
     return float(low), float(high)

@@ -11,11 +11,12 @@ import numpy as np
 
 from burnish.data.example import Example
 from burnish.data.labelled import LabelledRenderer
+from burnish.data.own_classes import OwnClassesRenderer
 from burnish.data.render import Renderer
 from burnish.data.table import TokenTable
 from burnish.evaluate.choices import Question, Scores, questions, score_rows, work
 from burnish.evaluate.classes import score_classes
-from burnish.evaluate.classification import Classified, compare_classified
+from burnish.evaluate.classification import Classified, compare_classified, task_values
 from burnish.evaluate.config import EvaluateConfig
 from burnish.evaluate.head_rows import HeadResult, HeadRows
 from burnish.evaluate.heads import HEADS, HeadScoring
@@ -23,13 +24,16 @@ from burnish.evaluate.intervals import bootstrap_ratio, paired_bootstrap
 from burnish.evaluate.loss import Progress, RowLosses, View
 from burnish.evaluate.measures import differences, measured
 from burnish.evaluate.measures import values as measures_of
-from burnish.evaluate.resample import paired_differences, with_intervals
+from burnish.evaluate.scored_intervals import paired_differences, with_intervals
 from burnish.evaluate.squad import Reference
 from burnish.evaluate.text import TEXT_METRICS, mean_length
 from burnish.models.generate import Generation
 from burnish.models.generate_tasks import generate_tasks
 
 Unit = Literal["token", "row", "word", "window", "pair"]
+ACROSS_TASKS = ("mcc", "roc_auc", "pr_auc")
+"""Metrics that compare every row with every class. Where tasks have classes of their own, another task's is never said,
+which would raise them: they are given task by task only."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Split:
         choices: Names of the possible answers: the recipe's choices, or the classes of a classification.
         true: Number of each row's true answer; empty without choices.
         rows: The same rows for a head that gives more than one class a row; else None.
+        class_tasks: The task of each choice, where tasks have classes of their own.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Split:
     choices: tuple[str, ...] = ()
     true: Sequence[int] = ()
     rows: HeadRows | None = None
+    class_tasks: tuple[str, ...] = ()
 
     @classmethod
     def make(
@@ -66,7 +72,8 @@ class Split:
         if isinstance(renderer, LabelledRenderer) and renderer.task in HEADS:
             return cls(name, table, examples, rows=HeadRows(table, examples, renderer))
         if isinstance(renderer, LabelledRenderer):
-            return cls(name, table, examples, (), renderer.labels, table.labels.tolist())
+            own = renderer.class_tasks if isinstance(renderer, OwnClassesRenderer) else ()
+            return cls(name, table, examples, (), renderer.labels, table.labels.tolist(), class_tasks=own)
         asked = questions(examples, config.choices, renderer) if config.choices else ()
         return cls(name, table, examples, asked, config.choices, [q.true for q in asked])
 
@@ -121,6 +128,7 @@ class Evaluation:
         unit: What the loss is a mean over: trained tokens, rows, or what the head says.
         result: What the head answered, where it gives more than one class a row.
         truth: Number of each row's true answer, with choices.
+        class_tasks: The task of each choice, where tasks have classes of their own.
     """
 
     split: str
@@ -134,6 +142,7 @@ class Evaluation:
     result: HeadResult | None = None
     labels: tuple[str, ...] = ()
     truth: Sequence[int] = ()
+    class_tasks: tuple[str, ...] = ()
 
     def values(self) -> dict[str, float]:
         """Metrics by name, without intervals."""
@@ -144,6 +153,7 @@ class Evaluation:
             values |= measures_of(self.result.columns, HEADS[self.result.task].measures)
         if self.classified:
             values |= {"accuracy": self.classified.accuracy, "macro_f1": self.classified.macro_f1}
+            values |= task_values(self.classified, self.class_tasks)
         return values | {name: score["value"] for name, score in self.text.items()}
 
     def to_json(self) -> dict[str, Any]:
@@ -163,6 +173,7 @@ class Evaluation:
         scored = with_intervals(probabilities_of(self.scores), self.truth, self.seed)
         if self.unit == "row":
             del scored["log_loss"]  # the loss is the same number
+        scored = {name: one for name, one in scored.items() if not (self.class_tasks and name in ACROSS_TASKS)}
         unit = {"unit": "row"} if self.unit == "row" else {}
         return {**self.classified.tables(), **unit, "metrics": scored | self.text | metrics}
 
@@ -203,22 +214,23 @@ def evaluate(
         ]
         text["mean_length"] = mean_length([len(a.token_ids) for a in answers], config.seed)
     found = Evaluation(split.name, losses, classified, scores, answers, text, config.seed, split.unit)
-    return replace(found, truth=split.true)
+    return replace(found, truth=split.true, class_tasks=split.class_tasks)
 
 
-def compare(base: Evaluation, tuned: Evaluation, split: Split) -> dict[str, dict[str, float]]:
+def compare(base: Evaluation, tuned: Evaluation) -> dict[str, dict[str, float]]:
     """Tuned minus base on the same rows: accuracy with McNemar's p-value, everything else with its paired interval."""
     difference, low, high = paired_bootstrap(base.losses.totals, tuned.losses.totals, base.losses.counts, base.seed)
     result: dict[str, dict[str, float]] = {"loss": {"difference": difference, "low": low, "high": high}}
     if base.result and tuned.result:
         measures = HEADS[base.result.task].measures
         result |= differences(base.result.columns, tuned.result.columns, measures, base.seed)
-    if split.choices:
-        true = np.asarray(split.true)
+    if base.classified:
+        true = np.asarray(base.truth)
         right = [(e.scores.argmax(1) == true).tolist() for e in (base, tuned)]
         before, after = (probabilities_of(e.scores) for e in (base, tuned))
-        paired = paired_differences(before, after, split.true, base.seed)
-        names = [name for name in paired if not (name == "log_loss" and split.unit == "row")]
+        paired = paired_differences(before, after, base.truth, base.seed)
+        without = {"log_loss"} if base.unit == "row" else set()
+        names = [name for name in paired if name not in without.union(ACROSS_TASKS if base.class_tasks else ())]
         result |= {name: paired[name] for name in names} | {"accuracy": compare_classified(*right)}
     return result
 
@@ -249,6 +261,8 @@ def predictions(split: Split, **models: Evaluation) -> list[dict[str, Any]]:
     rows = []
     for i, example in enumerate(split.examples):
         row: dict[str, Any] = {"id": example.id, "prompt": example.prompt_text, "target": example.target_text}
+        if split.class_tasks:
+            row |= {"target": split.choices[split.true[i]], "task": example.task}
         for name, result in models.items():
             row[name] = _answer(result, i, split.choices)
         rows.append(row)
@@ -258,8 +272,10 @@ def predictions(split: Split, **models: Evaluation) -> list[dict[str, Any]]:
 def _answer(result: Evaluation, row: int, choices: Sequence[str]) -> dict[str, Any]:
     answer: dict[str, Any] = {"loss": float(result.losses.totals[row] / max(1.0, result.losses.counts[row]))}
     if len(result.scores):
-        scores = result.scores[row]
-        answer["predicted"] = choices[int(scores.argmax())]
+        answer["predicted"] = choices[int(result.scores[row].argmax())]
+        own = [k for k, task in enumerate(result.class_tasks) if task == result.class_tasks[result.truth[row]]]
+        scores = result.scores[row][own or slice(None)]
+        choices = [choices[k] for k in own] or choices
         answer["scores"] = {c: float(s) for c, s in zip(choices, scores, strict=True)}
         shares = probabilities_of(scores[None])[0]
         answer["probability"] = float(shares.max())

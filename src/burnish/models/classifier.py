@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from burnish.core.errors import UserError
 from burnish.core.types import Batch
 from burnish.models.forward import hidden_states
+from burnish.ops.own_classes import own_logits
 
 PoolingName = Literal["cls", "mean", "last", "pooler", "tokens"]
 CLASSIFICATION = "classification"
@@ -30,6 +31,8 @@ class Classifier(nn.Module):
     It lies beside the model, not in it, so the model keeps its class and the names of its parameters.
 
     Attributes:
+        class_tasks: The task of each class, where several tasks have classes of their own; rows then see those of
+            their task only.
         temperature: What logits are divided by before they become probabilities (evaluate.calibration); the logits
             that are trained, compared and exported are without it.
 
@@ -43,6 +46,7 @@ class Classifier(nn.Module):
         spread: Standard deviation of W. The bias starts at zero.
         task: What its numbers mean, by the value of ``task.kind``.
         settings: What is needed besides them to answer, such as thresholds or the mean of a score; JSON values.
+        class_tasks: The task of each class, where several have classes of their own.
     """
 
     def __init__(
@@ -57,9 +61,10 @@ class Classifier(nn.Module):
         spread: float = INITIAL_SPREAD,
         task: str = CLASSIFICATION,
         settings: Mapping[str, Any] | None = None,
+        class_tasks: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.task, self.settings = task, dict(settings or {})
+        self.task, self.settings, self.class_tasks = task, dict(settings or {}), tuple(class_tasks)
         self.labels, self.pooling, self.dropout = tuple(labels), pooling, dropout
         self.temperature = 1.0
         weight = torch.zeros(len(labels), width)
@@ -90,6 +95,7 @@ def new_classifier(
     seed: int,
     task: str = CLASSIFICATION,
     settings: Mapping[str, Any] | None = None,
+    class_tasks: Sequence[str] = (),
 ) -> Classifier:
     """A head with fresh values, the same for the same seed, on the model's device.
 
@@ -109,6 +115,7 @@ def new_classifier(
         spread=spread,
         task=task,
         settings=settings,
+        class_tasks=class_tasks,
     )
     return made.to(model.device)
 
@@ -139,10 +146,17 @@ def class_logits(model: PreTrainedModel, classifier: Classifier, batch: Batch) -
 
 
 def classify(model: PreTrainedModel, classifier: Classifier, hidden_BTD: Tensor, batch: Batch) -> Tensor:
-    """Logits [B, K] (or [B, T, K]) from hidden states; pooling and head run in fp32 also under autocast."""
+    """Logits [B, K] (or [B, T, K]) from hidden states; pooling and head run in fp32 also under autocast.
+
+    Where tasks have classes of their own, rows that name their task in the batch have no chance of another's; of rows
+    that do not, the logits of all classes are given.
+    """
     pooled = pool(model, hidden_BTD, batch, classifier.pooling)
     with torch.autocast(hidden_BTD.device.type, enabled=False):
-        return classifier(pooled, model.training)
+        logits = classifier(pooled, model.training)
+        if classifier.class_tasks and "tasks" in batch:
+            return own_logits(logits, classifier.class_tasks, batch["tasks"])
+        return logits
 
 
 def pool(model: PreTrainedModel, hidden_BTD: Tensor, batch: Batch, how: PoolingName) -> Tensor:
@@ -227,5 +241,6 @@ def describe(classifier: Classifier) -> dict[str, Any]:
         "temperature": classifier.temperature,
         "width": classifier.weight.shape[1],
         "settings": classifier.settings,
+        **({"class_tasks": list(classifier.class_tasks)} if classifier.class_tasks else {}),
         "parameters": sum(p.numel() for p in classifier.parameters()),
     }

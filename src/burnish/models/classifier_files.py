@@ -110,7 +110,10 @@ def read_classifier(folder: Path) -> Classifier:
             bias=bool(values["bias"]),
             task=str(values.get("task", CLASSIFICATION)),
             settings=dict(values.get("settings") or {}),
+            class_tasks=[str(task) for task in values.get("class_tasks") or ()],
         )
+        if made.class_tasks and len(made.class_tasks) != len(made.labels):
+            raise ValueError(f"{len(made.class_tasks)} tasks for {len(made.labels)} classes")
         made.load_state_dict(tensors)
         made.temperature = float(values.get("temperature", 1.0))
         if not 0 < made.temperature < float("inf"):
@@ -157,6 +160,12 @@ def save_classifying_model(folder: Path, loaded: Loaded) -> str:
 
 
 def _reader(theirs: PreTrainedModel | None, head: Classifier) -> str:
+    tasks = ", ".join(dict.fromkeys(head.class_tasks))
+    own = f"; its classes are those of several tasks ({tasks}): take the softmax over those of one" if tasks else ""
+    return _class_of(theirs, head) + own
+
+
+def _class_of(theirs: PreTrainedModel | None, head: Classifier) -> str:
     if theirs is not None:
         return f"transformers reads it as {type(theirs).__name__} ({THEIRS[head.task].auto}); Burnish too"
     return (

@@ -6,7 +6,7 @@ to several tasks (``tasks``), or ask for several sets (``adapters``), brings a `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -144,6 +144,7 @@ class Switch:
         active: Names of the sets that all rows use, in the order in which they apply.
         task: The task of all rows, where a batch does not say.
         tasks: For each entry (set, key) the tasks that it is for; absent where it is for all.
+        named: Tasks that are known though no entry is for them alone, such as those that own a head.
         route: Rows of the batch that is being computed, where they differ.
         held: Whether a route stays after the forward pass, for a backward pass that computes layers again.
     """
@@ -152,6 +153,7 @@ class Switch:
         self.active: tuple[str, ...] = ()
         self.task: str | None = None
         self.tasks: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.named: frozenset[str] = frozenset()
         self.route: Route | None = None
         self.held = False
 
@@ -175,6 +177,13 @@ def tasks_of(model: nn.Module) -> set[str]:
     """The tasks that a model has parts of its own for."""
     switch = switch_of(model)
     return switch.known_tasks() if switch is not None else set()
+
+
+def name_tasks(model: nn.Module, tasks: Iterable[str]) -> None:
+    """Let rows of these tasks pass, though some of them may own no adapters."""
+    switch = switch_of(model)
+    if switch is not None:
+        switch.named |= frozenset(tasks)
 
 
 def switch_of(model: nn.Module) -> Switch | None:
@@ -285,10 +294,13 @@ def _route(
     known = switch.known_tasks()
     count = len(tasks if tasks is not None else names or ())
     rows = tasks if tasks is not None else (switch.task,) * count
-    strangers = sorted({task for task in rows if task is not None and task not in known}) if known else []
+    served = known | switch.named
+    strangers = sorted({task for task in rows if task is not None and task not in served}) if known else []
     if strangers:
         raise UserError(
-            f"no part of this model is for the task `{strangers[0]}`", where="task", fix=suggestion(strangers[0], known)
+            f"no part of this model is for the task `{strangers[0]}`",
+            where="task",
+            fix=suggestion(strangers[0], served),
         )
     sets = [(name,) if name else () for name in names] if names is not None else [switch.active] * count
     attached = model.__dict__[STATE].sets

@@ -52,13 +52,17 @@ class ClassificationTask(Config):
     threshold of its own, chosen on the validation rows."""
     labels: tuple[str, ...] = ()
     """The classes, in the order of their numbers. Without them those of the training rows, sorted, which are shown."""
+    heads: Literal["auto", "own", "shared"] = "auto"
+    """Whether each `task` that sources name has a head with classes of its own (`own`), named `TASK/LABEL`, or all
+    share one (`shared`). `auto`: own ones where sources name at least two tasks."""
     pooling: Literal["auto", "cls", "mean", "last", "pooler"] = "auto"
     """What the head reads: the first token, the mean of all, the last one, or the model's own pooler over the first.
     `auto`: what a sentence encoder's files say, else the mean for encoders; the last token for decoders."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout on what the head reads, while training."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of the target that is spread over all classes."""
+    """Share of the target that is spread over all classes, those of the row's task where tasks have heads of their
+    own."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` weighs a row by the inverse frequency of its class; over the training rows the mean weight is 1."""
     focal_gamma: float = Field(0.0, ge=0, allow_inf_nan=False)
@@ -88,6 +92,8 @@ class ClassificationTask(Config):
             refuse_odd(self.labels)
         if self.multi_label and (self.label_smoothing or self.focal_gamma or self.class_weights != "none"):
             raise ValueError("label_smoothing, class_weights and focal_gamma are for one class a row, not multi_label")
+        if self.multi_label and self.heads == "own":
+            raise ValueError("heads of tasks are for one class a row; with multi_label set `heads: shared`")
         if self.multi_label and self.calibrate:
             raise ValueError("calibrate is for one class a row; multi_label chooses a threshold for each class instead")
         if self.focal_gamma and self.label_smoothing:

@@ -117,7 +117,7 @@ function marker(row, item) {
   option(select, "", "no mark");
   option(select, `=${row.true}`, `label is right: ${row.true}`);
   for (const label of data.labels) {
-    if (label !== row.true) option(select, `>${label}`, `label should be: ${label}`);
+    if (label !== row.true && label in row.probabilities) option(select, `>${label}`, `label should be: ${label}`);
   }
   option(select, "x", "leave this row out");
   select.value = marks.get(row.key) || "";
@@ -180,15 +180,22 @@ function again() {
   show();
 }
 
+// A label as the data has it: where tasks have classes of their own, they are named task/label.
+function plain(row, label) {
+  return row.task === undefined ? label : label.slice(row.task.length + 1);
+}
+
 // What was marked, as rows to learn from; a row that is left out is said so, and has no label.
 function corrected() {
   return rows
     .filter((row) => marks.has(row.key))
     .map((row) => {
       const mark = marks.get(row.key);
-      const texts = row.text_pair === undefined ? { text: row.text } : { text: row.text, text_pair: row.text_pair };
-      if (mark === "x") return { id: row.id, ...texts, mark: "leave out", previous_label: row.true };
-      return { id: row.id, ...texts, label: mark.slice(1), mark: mark[0] === "=" ? "confirmed" : "corrected", previous_label: row.true };
+      const pair = row.text_pair === undefined ? {} : { text_pair: row.text_pair };
+      const told = { id: row.id, text: row.text, ...pair, ...(row.task === undefined ? {} : { task: row.task }) };
+      if (mark === "x") return { ...told, mark: "leave out", previous_label: plain(row, row.true) };
+      const kind = mark[0] === "=" ? "confirmed" : "corrected";
+      return { ...told, label: plain(row, mark.slice(1)), mark: kind, previous_label: plain(row, row.true) };
     });
 }
 

@@ -25,6 +25,7 @@ WORDS: Mapping[str, str] = {
     "rare words": "Rows with {}",
     "language": "Rows whose language is {}",
     "source": "Rows from {}",
+    "task": "Rows of the task “{}”",
     "meaning": "Rows alike to the model, {}",
 }
 TEXT_FORMS = frozenset(

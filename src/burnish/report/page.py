@@ -55,6 +55,7 @@ def contents(run: Run) -> dict[str, Any]:
         "figures": facts.figures(run),
         "held_out": held_out(run),
         "metrics": results.metric_rows(run),
+        "tasks": results.task_parts(run),
         "confusions": results.confusions(run),
         "classes": results.class_rows(run),
         "speed": results.speed(run),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -72,6 +72,21 @@ def metric_rows(run: Run) -> list[MetricRow]:
             )
         )
     return rows
+
+
+def task_parts(run: Run) -> list[dict[str, Any]]:
+    """The comparison on the rows of each task alone, where tasks have classes of their own."""
+    found = []
+    for name, part in mapping(run.evaluation.get("tasks")).items():
+        alone, common = mapping(part), mapping(mapping(part).get("majority"))
+        said = (
+            f"; the most frequent class, “{common.get('label')}”, reaches macro-F1 {decimal(common.get('macro_f1'), 2)}"
+        )
+        rows = metric_rows(replace(run, evaluation=dict(alone)))
+        found.append(
+            {"name": name, "rows": count(alone.get("rows")), "majority": said if common else "", "metrics": rows}
+        )
+    return found
 
 
 def _direction(metric: Metric, base: Score, tuned: Score) -> str:

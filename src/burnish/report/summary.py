@@ -42,6 +42,9 @@ def print_summary(run_folder: Path, console: Console) -> None:
     if scored:
         console.print()
         console.print(metrics_table(scored, mapping(run.evaluation.get("comparison"))))
+        if parts := mapping(run.evaluation.get("tasks")):
+            console.print()
+            console.print(tasks_table(parts))
         for told in (*calibration_line(run.evaluation), *speed_lines(run.evaluation)):
             console.print(Text(told, style="dim"), highlight=False)
     lines = _lines(run)
@@ -79,6 +82,31 @@ def metrics_table(models: Mapping[str, Mapping[str, Any]], comparison: Mapping[s
             cells += [difference(comparison, metric, *scores)[0], p_value(p) if number(p) is not None else ""]
         label = metric.label if metric.name in METRICS else metric.name
         table.add_row(*(Text(cell) for cell in (label, *cells)))
+    return table
+
+
+def tasks_table(parts: Mapping[str, Any]) -> Table:
+    """Each task by itself, a line for each: rows, and the first of its metrics, of one model or of base and tuned.
+
+    Args:
+        parts: The ``tasks`` of ``evaluation.json``, or the scores of one model by task.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("task", min_width=LABEL_WIDTH)
+    pair = all("tuned" in mapping(part) for part in parts.values())
+    for name in ("metric", *(("base", "tuned") if pair else ("model",))):
+        table.add_column(name, justify="right" if name != "metric" else "left", no_wrap=True)
+    table.add_column("95 % interval", style="dim", no_wrap=True)
+    for end in ("difference",) if pair else ():
+        table.add_column(end, justify="right", no_wrap=True)
+    for name, part in parts.items():
+        models = [mapping(part[key]) for key in ("base", "tuned")] if pair else [mapping(part)]
+        metric = ordered(*models)[0]
+        scores = [score(one, metric.name) for one in models]
+        cells = [name, metric.label, *(one.text(metric) for one in scores), scores[-1].interval(metric)]
+        if pair:
+            cells.append(difference(mapping(part["comparison"]), metric, *scores)[0])
+        table.add_row(*map(Text, cells))
     return table
 
 

@@ -67,8 +67,9 @@ def caveats(run: Run) -> tuple[str, ...]:
     if run.evaluation.get("new_head") is True and number(majority.get("accuracy")) is None:
         found.append(new)
     if run.evaluation.get("new_head") is True and number(majority.get("accuracy")) is not None:
+        which = "of the training rows" if not run.evaluation.get("tasks") else "of each task's training rows"
         found.append(
-            f"{new} Always answering “{majority.get('label')}”, the most frequent class of the training rows, would be "
+            f"{new} Always answering “{majority.get('label')}”, the most frequent class {which}, would be "
             f"right in {share(majority.get('accuracy'))} of these rows "
             f"(macro-F1 {decimal(majority.get('macro_f1'), 2)})."
         )

@@ -13,9 +13,9 @@ import numpy as np
 from burnish.core.errors import UserError
 from burnish.evaluate.classification import compare_classified
 from burnish.evaluate.intervals import Floats
-from burnish.evaluate.resample import paired_differences
 from burnish.evaluate.run import probabilities_of
 from burnish.evaluate.scored import metrics_of
+from burnish.evaluate.scored_intervals import paired_differences
 from burnish.evaluate.text import paired_text, require_metrics
 from burnish.train.folder import RunFolder, open_run
 

@@ -19,7 +19,7 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     Columns: those of ``FIRST``, a probability for each class, one for each trait, those of ``LAST``.
     """
     listed = list(rows)
-    shares = list(listed[0]["probabilities"]) if listed else []
+    shares = list(dict.fromkeys(label for row in listed for label in row["probabilities"]))
     traits = [name for name in listed[0]["traits"] if name not in TOLD] if listed else []
     pair = any("text_pair" in row for row in listed)
     first = [name for name in FIRST if name != "text_pair" or pair]
@@ -30,7 +30,7 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
         told = {**row, "rare_words": " ".join(row["rare_words"])}
         cells = [
             *(told.get(n) for n in first),
-            *row["probabilities"].values(),
+            *(row["probabilities"].get(label) for label in shares),
             *(row["traits"][name] for name in traits),
         ]
         writer.writerow(["" if c is None else c for c in (*cells, *(told[n] for n in LAST))])

@@ -77,16 +77,24 @@ class Errors:
         return {
             "id": example.id,
             **texts_of(example),
+            **({"task": example.task} if self.split.class_tasks else {}),
             "true": labels[true],
             "predicted": labels[best],
             "confidence": float(shares[best]),
             "probability_of_true": float(shares[true]),
-            "probabilities": {label: float(p) for label, p in zip(labels, shares, strict=True)},
+            "probabilities": {
+                label: float(p) for label, p, own in zip(labels, shares, self._own(row), strict=True) if own
+            },
             "rare_words": list(self.rare[row]),
             "label_error_rank": rank,
             "suggested": labels[suggested] if suggested is not None else None,
             "traits": {name: values[row] for name, values in self.traits.items()},
         }
+
+    def _own(self, row: int) -> list[bool]:
+        """Which classes a row can have: those of its task, where tasks have some of their own."""
+        tasks = self.split.class_tasks
+        return [task == tasks[self.split.true[row]] for task in tasks] or [True] * len(self.split.choices)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the rows."""
@@ -202,6 +210,7 @@ def _traits(target: Target, texts: Sequence[str], shares: Floats, vocabulary: Vo
         "rare words": [vocabulary.rareness(text) for text in texts],
         **{name: [form(text) for text in texts] for name, form in FORMS.items()},
         "source": [split_name(e.id)[0] for e in split.examples],
+        "task": [e.task or "" for e in split.examples],
         "meaning": clusters(representations(target.view, split.table), texts, target.config.evaluate.seed),
     }
 

@@ -27,6 +27,7 @@ from burnish.models.config import ModelConfig
 from burnish.models.generate import GenerateConfig
 from burnish.models.generation_file import save_settings, stored_settings
 from burnish.models.load import Loaded, load
+from burnish.models.route import name_tasks
 from burnish.ops.machine import default_device
 from burnish.train.config import RunConfig
 from burnish.train.folder import RECIPE, RunFolder, is_run, open_run, runs_beside
@@ -151,6 +152,7 @@ def _open(folder: Path, model: ModelConfig | None, dtype: torch.dtype, device: t
         loaded = with_classifier(loaded, head)
     if not whole:
         load_adapters(folder, loaded.model)
+    name_tasks(loaded.model, head.class_tasks if head is not None else ())
     return _on_device(loaded, device)
 
 

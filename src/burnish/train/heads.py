@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from burnish.adapters.registry import METHODS
+from burnish.core.errors import UserError
+from burnish.core.task_labels import SEPARATOR, tasks_of_classes
 from burnish.core.types import Term
 from burnish.data.labelled import Classes
+from burnish.data.own_classes import OwnClassesTask
 from burnish.data.prepare import Prepared
 from burnish.data.spans import ENDS, SpanRenderer, SpanTask
 from burnish.data.tagged import TaggedTask
@@ -83,6 +86,7 @@ def with_new_head(
     """
     task = config.task
     assert not isinstance(task, TextTask)
+    class_tasks = tasks_of_classes(labels) if has_own_heads(config) else ()
     pooling, _ = choose_pooling(getattr(task, "pooling", "tokens"), loaded)
     if any(METHODS[adapter.method].format == "model" for adapter in config.adapters):
         drop_idle_pooler(loaded.model, pooling)
@@ -98,6 +102,7 @@ def with_new_head(
         seed=config.seed,
         task=task.head,
         settings=settings,
+        class_tasks=class_tasks,
     )
     return loaded
 
@@ -106,9 +111,44 @@ def with_new_head(
 
 
 def classes(config: RunConfig) -> DataTask:
-    """One class a row."""
+    """One class a row, of all classes or of those of its task."""
     assert isinstance(config.task, ClassificationTask)
-    return ClassTask(Classes(config.task.labels))
+    asked = Classes(config.task.labels)
+    return OwnClassesTask(asked, named_tasks(config)) if has_own_heads(config) else ClassTask(asked)
+
+
+def has_own_heads(config: RunConfig) -> bool:
+    """Whether each task that the data names has classes of its own.
+
+    Raises:
+        UserError: The recipe asks for it, and the data names fewer than two tasks.
+    """
+    task, named = config.task, config.data.tasks
+    if not isinstance(task, ClassificationTask) or task.multi_label or task.heads == "shared":
+        return False
+    if task.heads == "own" and len(named) < 2:
+        what = f"`heads: own` needs two tasks, and the data names {f'only `{named[0]}`' if named else 'none'}"
+        raise UserError(what, where="task.heads", fix="write `task: NAME` beside the `path` of each source")
+    return len(named) > 1
+
+
+def named_tasks(config: RunConfig) -> tuple[str, ...]:
+    """The tasks of the data, each of which has classes of its own.
+
+    Raises:
+        UserError: A source names none, or a name cannot stand in front of a label.
+    """
+    data = config.data
+    sources = [*data.train_sources, *(source for source in (data.validation, data.test) if source is not None)]
+    nameless = next((source.path for source in sources if source.task is None), None)
+    if nameless is not None:
+        fix = "write `task: NAME` beside its `path`, or set `task.heads: shared`"
+        raise UserError("a source names no task, and each task has classes of its own", where=nameless, fix=fix)
+    odd = next((name for name in data.tasks if SEPARATOR in name), None)
+    if odd is not None:
+        fix = f"name it without `{SEPARATOR}`, which stands between a task and its labels"
+        raise UserError(f"the task `{odd}` cannot have classes of its own", where="data", fix=fix)
+    return data.tasks
 
 
 def several(config: RunConfig) -> DataTask:
@@ -132,11 +172,14 @@ def classification(config: RunConfig, prepared: Prepared) -> list[Term]:
     """The objective of one class a row."""
     task = config.task
     assert isinstance(task, ClassificationTask)
-    weights = None
+    weights, class_tasks = None, tasks_of_classes(task.labels) if has_own_heads(config) else ()
     if task.class_weights == "balanced":
-        weights = balanced_weights(prepared.train.labels, len(task.labels))
+        weights = balanced_weights(prepared.train.labels, len(task.labels), class_tasks)
     return classification_terms(
-        label_smoothing=task.label_smoothing, focal_gamma=task.focal_gamma, class_weights=weights
+        label_smoothing=task.label_smoothing,
+        focal_gamma=task.focal_gamma,
+        class_weights=weights,
+        class_tasks=class_tasks,
     )
 
 

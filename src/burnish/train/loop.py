@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from burnish.core.types import Batch, Context, Loss, Term
 from burnish.models.route import holding
 from burnish.train.first_update import foresee
 from burnish.train.interrupt import Interrupt
-from burnish.train.liveness import Liveness
+from burnish.train.liveness import Liveness, Watched
 from burnish.train.parts import Parts
 from burnish.train.precision import Precision
 from burnish.train.stages import Stages
@@ -68,7 +68,7 @@ class Job:
         keep: Writes the micro-batches of an update that was refused, and the weights before it.
         scaler: fp16 loss scaling, else None.
         max_grad_norm: Gradients are scaled down to this global L2 norm.
-        unwatched: Trained parameters that the first updates may not reach, since they are for rows of some tasks.
+        watched: Of the trained parameters those that rows of some tasks only reach, by name: what of each to watch.
         seed: Seed of dropout.
         cadence: When to evaluate, save and give up.
         observe: Sees gradients and new values after an update that was made, from the number of updates done.
@@ -91,7 +91,7 @@ class Job:
     keeping: Callable[[], AbstractContextManager[object]] = nullcontext
     scaler: torch.amp.GradScaler | None = None
     max_grad_norm: float | None = 1.0
-    unwatched: frozenset[str] = frozenset()
+    watched: Mapping[str, Sequence[Watched]] = field(default_factory=dict)
     seed: int = 0
     cadence: Cadence = field(default_factory=Cadence)
     observe: Callable[[int], None] = lambda step: None
@@ -152,7 +152,8 @@ def enter_stage(job: Job, state: TrainState, callbacks: Sequence[Callback]) -> L
             callbacks,
             Beginning(f"stage {number} of {len(job.stages)}: {stage.label}, {stage.end - stage.begin} updates"),
         )
-    watched = [(n, p) for n, p in job.trainable if n in stage.names and n not in job.unwatched]
+    trained = [(n, p) for n, p in job.trainable if n in stage.names]
+    watched = [one for n, p in trained for one in job.watched.get(n, (Watched(n, p),))]
     return Liveness(watched, stage.end - stage.begin if state.step == stage.begin else 0)
 
 
@@ -200,7 +201,7 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
     except TrainingStopped as stop:
         job.keep(state, [batch for batch in batches if "source" not in batch], stop)
         raise
-    liveness.saw_gradients()
+    liveness.saw_gradients(task for batch in batches for task in batch.get("tasks", ()))
     foreseen = foresee(job.optimizer, job.trainable, rate)
     made = step_optimizer(job, state)
     if made:

@@ -13,6 +13,7 @@ from burnish.core.errors import UserError
 from burnish.core.files import write_atomic
 from burnish.core.findings import refuse_stops
 from burnish.data.prepare import Prepared
+from burnish.evaluate.by_task import by_task
 from burnish.evaluate.loss import View, batch_tokens
 from burnish.evaluate.run import Evaluation, Split, evaluate, predictions
 from burnish.evaluate.speed import measure_speed
@@ -118,6 +119,8 @@ def describe_score(
     if rows_file:
         write_atomic(rows_file, jsonl(predictions(target.split, model=result)))
     found = {"split": target.split.name, "rows": target.split.questions, "model": result.to_json()}
+    if target.split.class_tasks:
+        found["tasks"] = {task: one.to_json() for task, one in by_task(result).items()}
     head = target.loaded.classifier
     if head is not None and head.temperature != 1.0:
         found["calibration"] = calibration(target.split, result.scores, head.temperature)

@@ -233,7 +233,7 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
         updates=setup.updates,
         optimizer=optimizer,
         stages=setup.stages,
-        unwatched=setup.unwatched,
+        watched=setup.watched,
         trainable=setup.trainable,
         context=setup.context,
         precision=setup.precision,

@@ -14,6 +14,7 @@ from burnish.core.events import Advanced, Callback, Noticed, Stage
 from burnish.core.findings import Finding
 from burnish.data.render import Renderer
 from burnish.data.table import TokenTable
+from burnish.evaluate.by_task import compare_tasks, majority_of_tasks
 from burnish.evaluate.calibration import effect, fit_temperature
 from burnish.evaluate.classification import Classified
 from burnish.evaluate.head_rows import HeadResult
@@ -168,6 +169,8 @@ class Scorer:
             result["new_head"] = True
         if split.choices and split.unit == "row":
             result["majority"] = majority(self.setup.prepared.train, split)
+        if split.class_tasks:
+            result["tasks"] = compare_tasks(base, tuned, self.setup.prepared.train, split)
         if self.setup.config.evaluate.speed and split.choices:
             tell(self.callbacks, Stage("measuring latency and throughput"))
             result["speed"] = measure_speed(self.view, split, self.setup.config.evaluate)
@@ -176,7 +179,7 @@ class Scorer:
             result["calibration"] = calibration(split, tuned.scores, head.temperature)
         if self.retention.found:
             result["retention"] = self.retention.found
-        folder.write("evaluation.json", {**result, "comparison": compare(base, tuned, split)})
+        folder.write("evaluation.json", {**result, "comparison": compare(base, tuned)})
 
     def _score(self, which: str) -> Evaluation:
         split = self.held_out
@@ -231,6 +234,7 @@ def stored_base(folder: RunFolder, split: Split, scorer: Scorer) -> tuple[Evalua
         classified = Classified.count(split.choices, split.true, scores.argmax(1).tolist())
     losses = RowLosses(np.asarray(saved["totals"]), np.asarray(saved["counts"]))
     base = Evaluation(split.name, losses, classified, scores, seed=config.seed, unit=split.unit, truth=split.true)
+    base = replace(base, class_tasks=split.class_tasks)
     if split.rows and saved.get("result"):
         base = replace(base, result=HeadResult.read(saved["result"]), labels=split.rows.renderer.labels)
     return base, saved["samples"]
@@ -238,6 +242,8 @@ def stored_base(folder: RunFolder, split: Split, scorer: Scorer) -> tuple[Evalua
 
 def majority(train: TokenTable, split: Split) -> dict[str, Any]:
     """What the simplest of all classifiers reaches: the most frequent class of the training rows, for every row."""
+    if split.class_tasks:
+        return majority_of_tasks(train, split)
     top = int(np.bincount(train.labels, minlength=len(split.choices)).argmax())
     counted = Classified.count(split.choices, split.true, [top] * len(split.true))
     return {"label": split.choices[top], "accuracy": counted.accuracy, "macro_f1": counted.macro_f1}

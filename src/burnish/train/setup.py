@@ -15,11 +15,11 @@ from torch import nn
 from burnish.adapters import training
 from burnish.adapters.attach import Attached, attach
 from burnish.adapters.lora import projection_of
+from burnish.adapters.lora_loftq import start_from_whole
 from burnish.adapters.registry import METHODS
 from burnish.core.errors import UserError
 from burnish.core.events import Callback, Noticed, Stage
 from burnish.core.findings import Finding, refuse_stops
-from burnish.core.names import suggestion
 from burnish.core.types import Context, Term
 from burnish.data.augmenting import trace_of
 from burnish.data.batches import Layout, choose_layout, collate
@@ -31,6 +31,7 @@ from burnish.models.fuse import fuse
 from burnish.models.head import head_of
 from burnish.models.load import Loaded, pad_id
 from burnish.models.recompute import checkpoint_activations
+from burnish.models.route import name_tasks
 from burnish.objectives.context import ModelContext
 from burnish.objectives.replay import with_replay
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
@@ -38,6 +39,7 @@ from burnish.optim.groups import build_optimizer
 from burnish.train.config import RunConfig
 from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
+from burnish.train.liveness import Watched
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
 from burnish.train.mixed import MixedUpdates
@@ -47,7 +49,8 @@ from burnish.train.replay import planned
 from burnish.train.sample import Rows
 from burnish.train.settings import settings
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
-from burnish.train.tasks import HEAD_RATE_SCALE, load_new, read_data, task_of
+from burnish.train.task_parts import refuse_unnamed_tasks, watched_entries, watched_head
+from burnish.train.tasks import HEAD_RATE_SCALE, load_new, load_whole, read_data, task_of
 from burnish.train.updates import Updates
 
 EVALUATIONS = 10
@@ -183,11 +186,11 @@ class Setup:
         return plan_stages(self.config.stages, self.config.train, trained, len(self.updates), self.steps_per_epoch)
 
     @property
-    def unwatched(self) -> frozenset[str]:
-        """Parameters that are for rows of some tasks only, which the first updates may not hold."""
-        entries = zip(self.attached.keys, self.attached.configs, strict=True)
-        keys = [key for key, config in entries if config.tasks]
-        return frozenset(name for name, _ in self.attached.trainable(*keys)) if keys else frozenset()
+    def watched(self) -> dict[str, tuple[Watched, ...]]:
+        """Of the parameters that rows of some tasks only reach: what to watch of each, by name."""
+        head = self.loaded.classifier
+        found = watched_entries(self.attached)
+        return found | watched_head(head) if head is not None else found
 
     @property
     def learning_rate(self) -> tuple[float, str]:
@@ -223,6 +226,7 @@ class Setup:
         """Set initial values that come from training rows; the same ones every time, so also when a run is resumed."""
         rows = Rows(self.loaded.model, self.task_updates, self.task_terms, self.context, self.precision, self.device)
         training.prepare(self.attached, rows.sample, self.config.seed)
+        start_from_whole(self.attached, partial(load_whole, self.config))
         head = self.loaded.classifier
         for _, parameter in self.attached.trainable() + (head.named() if head is not None else []):
             parameter.grad = None
@@ -308,6 +312,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     refuse_unnamed_tasks(config)
     config = with_tokens(config, loaded)
     attached = attach(loaded.model, config.adapters, seed=config.seed)
+    name_tasks(loaded.model, loaded.classifier.class_tasks if loaded.classifier is not None else ())
     with precision.context(device):
         fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
     if config.train.gradient_checkpointing:
@@ -369,21 +374,6 @@ def with_head(described: dict[str, Any], loaded: Loaded) -> dict[str, Any]:
     site = {"name": "classifier", "role": "head", "layer": None, "parameters": head["parameters"]}
     share = {"parameters": total, "trainable": trained, "trainable_share": trained / max(1, total)}
     return {**described, **share, "sites": [*described["sites"], site], "head": head}
-
-
-def refuse_unnamed_tasks(config: RunConfig) -> None:
-    """Refuse an entry of `adapter` that is for a task which no row has.
-
-    Raises:
-        UserError: There is one.
-    """
-    known = config.data.tasks
-    for adapter in config.adapters:
-        for task in adapter.tasks:
-            if task not in known:
-                fix = suggestion(task, known) if known else "write `task:` beside the `path` of each source"
-                what = f"no source in `data` names the task `{task}`"
-                raise UserError(what, where="adapter.tasks", fix=fix)
 
 
 def refuse_untrained_head(setup: Setup) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from burnish.augment.build import methods_of
 from burnish.core.errors import UserError
@@ -113,6 +114,12 @@ def load_new(config: RunConfig, dtype: torch.dtype) -> Loaded:
     """The recipe's model with whatever new heads its task needs; they are not trained yet."""
     task = task_of(config)
     return task.adorn(config, load(config.model, dtype, headless=task.headless))
+
+
+def load_whole(config: RunConfig) -> PreTrainedModel:
+    """The recipe's model with the weights of its files, where the run keeps them in 4 bits."""
+    whole = config.model.model_copy(update={"quantization": None})
+    return load(whole, torch.float32, verify=False, headless=task_of(config).headless).model
 
 
 def _with_rates(**entry: Any) -> Task:

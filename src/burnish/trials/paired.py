@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from burnish.core.errors import UserError
 from burnish.evaluate.classification import macro_f1
+from burnish.evaluate.resample import confusions, ends, multiplicities
 
 Cells = NDArray[np.int64]
 RESAMPLES = 1000
@@ -48,11 +49,7 @@ class Answers:
 
     def confusions(self, weights_SN: NDArray[np.float64]) -> NDArray[np.float64]:
         """[S, K, K] the confusion matrix of every draw of rows."""
-        count = len(self.labels)
-        cells = np.zeros((len(self.true), count * count))
-        cells[np.arange(len(self.true)), self.true * count + self.predicted] = 1.0
-        matrices: NDArray[np.float64] = (weights_SN @ cells).reshape(-1, count, count)
-        return matrices
+        return confusions(self.true, self.predicted, len(self.labels), weights_SN)
 
     @property
     def macro_f1(self) -> float:
@@ -86,15 +83,14 @@ def paired_difference(
     if any(answers.ids != rows for answers in (*without, *with_)) or len(without) != len(with_):
         raise UserError("the runs were scored on different rows, so that they cannot be compared", fix="run them again")
     generator = np.random.default_rng(seed)
-    weights = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=draws).astype(np.float64)
+    weights = multiplicities(len(rows), draws, generator)
     differences = np.stack(
         [macro_f1(b.confusions(weights)) - macro_f1(a.confusions(weights)) for a, b in zip(without, with_, strict=True)]
     )
-    seeds = generator.multinomial(len(without), np.full(len(without), 1 / len(without)), size=draws) / len(without)
+    seeds = multiplicities(len(without), draws, generator) / len(without)
     values = (seeds * differences.T).sum(1)
     mean = float(np.mean([b.macro_f1 - a.macro_f1 for a, b in zip(without, with_, strict=True)]))
-    low, high = np.percentile(values, (2.5, 97.5))
-    return mean, float(low), float(high)
+    return mean, *ends(values)
 
 
 def verdict(low: float, high: float) -> str:
