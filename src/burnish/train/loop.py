@@ -211,7 +211,8 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
         if foreseen:
             foreseen.judge()
         liveness.updated(rate)
-    return measure(state, batches, loss=loss_sum, **parts.named(), grad_norm=norm, learning_rate=rate, began=began)
+    apart = parts.named() if len(job.terms) > 1 else {}
+    return measure(state, batches, loss=loss_sum, **apart, grad_norm=norm, learning_rate=rate, began=began)
 
 
 def step_optimizer(job: Job, state: TrainState) -> bool:

@@ -34,8 +34,6 @@ class Parts:
                 self.means[key] = self.means.get(key, Mean(0.0, 0.0)) + mean
 
     def named(self) -> dict[str, float]:
-        """For the log; nothing where one term is the whole loss."""
-        if len(self.shares) < 2:
-            return {}
+        """For the log."""
         shares = {PART + name: value for name, value in self.shares.items()}
         return {**shares, **{name: mean.value for name, mean in self.means.items()}}

@@ -25,9 +25,9 @@ from burnish.ops.machine import bound_product_caches, default_device, keep_memor
 from burnish.train.config import RunConfig
 from burnish.train.folder import RECIPE, jsonl, open_run
 from burnish.train.handover import load_handed_over, read_recipe
+from burnish.train.layout import decoder_start, settle_layout
 from burnish.train.precision import choose_precision
 from burnish.train.score import calibration, temperature_on
-from burnish.train.setup import decoder_start, settle_layout
 from burnish.train.tasks import load_new, read_data
 
 

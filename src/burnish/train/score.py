@@ -25,9 +25,10 @@ from burnish.evaluate.text import require_metrics
 from burnish.models.generate_tasks import generate_tasks
 from burnish.objectives.config import ClassificationTask
 from burnish.train.folder import RunFolder
+from burnish.train.layout import decoder_start
 from burnish.train.loop import tell
 from burnish.train.retention import Retention
-from burnish.train.setup import Setup, decoder_start
+from burnish.train.setup import Setup
 
 
 @dataclass

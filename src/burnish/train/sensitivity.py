@@ -14,7 +14,7 @@ from burnish.models.load import Loaded, pad_id
 from burnish.objectives.context import ModelContext
 from burnish.ops.machine import use_all_cores
 from burnish.train.config import RunConfig
-from burnish.train.setup import decoder_start
+from burnish.train.layout import decoder_start
 from burnish.train.tasks import load_new, read_data, task_of
 
 ROWS = 32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,11 +22,9 @@ from burnish.core.events import Callback, Noticed, Stage
 from burnish.core.findings import Finding, refuse_stops
 from burnish.core.types import Context, Term
 from burnish.data.augmenting import trace_of
-from burnish.data.batches import Layout, choose_layout, collate
+from burnish.data.batches import Layout, collate
 from burnish.data.prepare import Prepared
 from burnish.data.replay import collate_replayed
-from burnish.models.classifier import describe as describe_head
-from burnish.models.forward import supports_packing
 from burnish.models.fuse import fuse
 from burnish.models.head import head_of
 from burnish.models.load import Loaded, pad_id
@@ -37,8 +35,10 @@ from burnish.objectives.replay import with_replay
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
 from burnish.train.config import RunConfig
+from burnish.train.described import hashes, with_head
 from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
+from burnish.train.layout import decoder_start, settle_layout
 from burnish.train.liveness import Watched
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
@@ -359,23 +359,6 @@ def with_tokens(config: RunConfig, loaded: Loaded) -> RunConfig:
     return config.model_copy(update={"adapter": resolved if isinstance(config.adapter, tuple) else resolved[0]})
 
 
-def hashes(summary: Mapping[str, Any]) -> dict[str, str]:
-    """The hash of the tokens and masks of every split, and of the replayed rows."""
-    found = {name: split.get("sha256") for name, split in summary.get("splits", {}).items()}
-    return {**found, "replay": summary["replay"]["sha256"]} if "replay" in summary else found
-
-
-def with_head(described: dict[str, Any], loaded: Loaded) -> dict[str, Any]:
-    """What is trained, the head counted in."""
-    if loaded.classifier is None:
-        return described
-    head = describe_head(loaded.classifier)
-    total, trained = (described[key] + head["parameters"] for key in ("parameters", "trainable"))
-    site = {"name": "classifier", "role": "head", "layer": None, "parameters": head["parameters"]}
-    share = {"parameters": total, "trainable": trained, "trainable_share": trained / max(1, total)}
-    return {**described, **share, "sites": [*described["sites"], site], "head": head}
-
-
 def refuse_untrained_head(setup: Setup) -> None:
     """Refuse a head that was newly made and would stay as it was drawn.
 
@@ -391,30 +374,3 @@ def refuse_untrained_head(setup: Setup) -> None:
             where="task",
             fix="train it: it has to be among the trained parameters, with gradients",
         )
-
-
-def settle_layout(config: RunConfig, loaded: Loaded) -> Layout:
-    """The layout of the batches.
-
-    Raises:
-        UserError: The recipe asks for packing and the model does not keep packed rows apart.
-    """
-    packable = loaded.kind != "seq2seq" and supports_packing(loaded.model)
-    layout = choose_layout(config.batches, packable)
-    if layout == "packed" and not packable:
-        raise UserError(
-            f"rows of `{loaded.origin['model_type']}` models cannot be packed",
-            where="batches.layout",
-            fix="use `batches.layout=bucketed`, or leave it to `auto`",
-        )
-    return layout
-
-
-def decoder_start(loaded: Loaded) -> int | None:
-    """The first token of an encoder-decoder's decoder, None for other models."""
-    if loaded.kind != "seq2seq":
-        return None
-    config = loaded.model.config
-    value = getattr(config, "decoder_start_token_id", None)
-    value = value if value is not None else getattr(loaded.model.generation_config, "decoder_start_token_id", None)
-    return int(value) if value is not None else pad_id(loaded.tokenizer)
