@@ -13,6 +13,7 @@ from burnish.core.types import Batch
 from burnish.data.batches import epoch_order
 from burnish.data.render import Rendered
 from burnish.data.table import TokenTable
+from burnish.models.route import tasks_of
 from burnish.regularizers.base import Subject
 
 SHIPPED = Path(__file__).with_name("general.txt")
@@ -109,10 +110,13 @@ class General:
     def singly(self, count: int) -> Iterator[Batch]:
         """The first rows one by one, where the model is; from the beginning again where there are fewer."""
         for row in range(count):
-            yield self.subject.moved(self.subject.collate(self.table, [row % len(self.table)]))
+            batch = self.subject.collate(self.table, [row % len(self.table)])
+            yield self.subject.moved(self._marked(batch))
 
     def _marked(self, batch: Batch) -> Batch:
         batch["source"] = self.source
+        if tasks_of(self.subject.model):  # general text is of no task: it uses what all tasks share
+            batch["tasks"] = (None,) * len(batch["row_ids"])
         return batch
 
 
