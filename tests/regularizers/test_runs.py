@@ -18,8 +18,11 @@ from burnish.core.files import read_lines
 from burnish.report.curves import parts_chart
 from burnish.report.read import load_run as read_run
 from burnish.train.config import RunConfig, load_run
+from burnish.train.liveness import Liveness
+from burnish.train.loop import enter_stage, update
 from burnish.train.run import resume_run, start_run
 from burnish.train.setup import set_up
+from burnish.train.state import TrainState
 from tests.regularizers.common import first_update, job_of, made, shake
 from tests.support.recipes import configured, recipe, sentiment_rows, write_rows
 
@@ -174,6 +177,20 @@ def test_packed_weights_have_no_fisher_information_and_are_distilled_all_the_sam
     assert first_update(job)[1]["distill"] == 0.0
     shake(setup)
     assert min(first_update(job)[1].values()) > 0
+
+
+def test_a_stage_that_trains_the_head_alone_is_held_by_nothing() -> None:
+    """Then no gradient reaches general rows or weights, which is no fault; the next stage is held again."""
+    stages = [{"train": "head", "steps": 2}, {"train": "all", "steps": 2}]
+    regularizers = [{"kind": "distill", "on": "both"}, "l2_sp", {"kind": "ewc", "samples": 2}]
+    setup = made("bert", LORA, regularizers, stages=stages, train={"max_steps": None, "learning_rate": 1e-2})
+    job, state, seen = job_of(setup), TrainState(), []
+    for _ in range(4):
+        enter_stage(job, state, [])
+        seen.append(update(job, state, Liveness([], 0)))
+        state.step += 1
+    held = [max(row[f"loss.{name}"] for name in ("l2_sp", "ewc", "distill_general")) for row in seen]
+    assert held[:3] == [0.0, 0.0, 0.0] and held[3] > 0
 
 
 def test_paths_start_at_the_recipe(tmp_path: Path) -> None:

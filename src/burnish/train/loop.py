@@ -277,6 +277,8 @@ def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, 
         if not isinstance(share, torch.Tensor):
             return 0.0
         add_parts(parts if len(job.terms) > 1 else None, losses)
+        if not share.requires_grad and "source" in batch:  # a stage may train nothing that reaches these rows
+            return float(share)
         if not share.requires_grad:
             raise TrainingStopped(
                 "the loss depends on no tensor that is trained",
