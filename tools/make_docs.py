@@ -30,7 +30,7 @@ USED_EXTRAS = ("metrics", "bitsandbytes", "peft", "trackers")
 """The extras that a user may want; those for developers are left out of `burnish doctor`."""
 
 
-CHOSEN_BY = {"adapter": "method", "task": "kind"}
+CHOSEN_BY = {"adapter": "method", "task": "kind", "regularizers": "kind"}
 """Sections that are one of several configurations, with the setting that says which."""
 
 

@@ -161,12 +161,26 @@ def test_sampled_words_estimate_the_same_information_as_all_words_weighed() -> N
 
 @pytest.mark.parametrize("divergence", ["forward", "reverse"])
 @pytest.mark.parametrize(
-    ("model", "adapter"), [("llama", LORA), ("t5", LORA), ("gpt2", {"method": "prefix"}), ("llama", "full")]
+    ("model", "adapter"),
+    [
+        ("llama", {**LORA, "dropout": 0.3}),
+        ("llama", {**LORA, "targets": ["attention", "head"]}),
+        ("t5", LORA),
+        ("gpt2", {"method": "prefix"}),
+        ("llama", "full"),
+    ],
+    ids=["lora", "adapter on the head", "t5", "prefix", "full"],
 )
 def test_distillation_from_a_second_model(model: str, adapter: Any, divergence: str) -> None:
-    """Against ``kl_div`` on full logits of a deep copy that was made before the adapters moved; with dropout on."""
+    """Against ``kl_div`` on full logits of a deep copy that was made before anything moved.
+
+    Dropout of base and adapters is on: ours has the masks of the shared forward pass, theirs none.
+    """
     entry = {"kind": "distill", "divergence": divergence, "temperature": 2.0, "positions": "all"}
     setup = made(model, adapter, [entry])
+    for module in setup.loaded.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
     second = copy.deepcopy(setup.loaded.model).eval()
     if not setup.attached.trains_base:
         second.burnish_attachments.switch.active = ()  # type: ignore[union-attr]

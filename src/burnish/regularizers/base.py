@@ -32,6 +32,10 @@ class RegularizerConfig(Config):
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Factor on the term in the loss. The log's `loss.NAME` are the weighed terms, which sum to `loss`."""
 
+    def changed(self, *names: str) -> list[str]:
+        """Those of these settings that are not at their default: a resolved recipe names all of them."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+
 
 @dataclass(frozen=True)
 class Matrix:

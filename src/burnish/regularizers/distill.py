@@ -71,9 +71,9 @@ class DistillConfig(RegularizerConfig):
     def _sensible(self) -> DistillConfig:
         if self.cache is not None and self.on != "task":
             raise ValueError("`cache` holds the task's rows only; use `on: task`, or leave it out")
-        if "top_k" in self.model_fields_set and self.cache is None:
+        if self.changed("top_k") and self.cache is None:
             raise ValueError("`top_k` belongs to `cache`; without one whole distributions are compared")
-        if self.on == "task" and self.model_fields_set & {"data", "rows", "max_length"}:
+        if self.on == "task" and self.changed("data", "rows", "max_length"):
             raise ValueError("`data`, `rows` and `max_length` are for general texts: use `on: general` or `on: both`")
         return self
 
@@ -125,7 +125,7 @@ def refuse_unfit(config: DistillConfig, subject: Subject) -> None:
         UserError: There is one.
     """
     headless = subject.classifier is not None
-    odd = [name for name in (OF_LOGITS if headless else OF_STATES) if name in config.model_fields_set]
+    odd = config.changed(*(OF_LOGITS if headless else OF_STATES))
     if odd and headless:
         raise UserError(
             f"`{odd[0]}` compares words, and this task has a new head in place of the model's own: there are none",

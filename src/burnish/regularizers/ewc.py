@@ -77,6 +77,8 @@ def ewc(config: EWCConfig, subject: Subject) -> Made:
     ``factored`` is ``F_ij = r_i c_j / mean(r)`` with the means r and c over rows and columns, as in Adafactor (Shazeer
     and Stern, 2018, section 3): rank-one, and of all such the one with least generalised KL divergence.
 
+    An embedding table that is the head too has one Fisher information for both of its uses.
+
     Memory: as many numbers in fp32 as the tuned matrices have (``factored``: rows and columns only), and for other
     trained tensors twice their own.
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from burnish.core.errors import UserError
 from burnish.core.paths import resolve_path
@@ -13,6 +17,7 @@ from burnish.core.types import Batch
 from burnish.data.batches import epoch_order
 from burnish.data.render import Rendered
 from burnish.data.table import TokenTable
+from burnish.models.route import tasks_of
 from burnish.regularizers.base import Subject
 
 SHIPPED = Path(__file__).with_name("general.txt")
@@ -88,7 +93,8 @@ class General:
 
         Of an encoder-decoder the first half of a text is read and the second one written.
         """
-        rendered = [made for text in read_texts(path, subject) if (made := _rendered(text, subject, max_length))]
+        tokens = subject.tokenizer(read_texts(path, subject), verbose=False)["input_ids"]
+        rendered = [made for ids in tokens if (made := _rendered(list(ids)[:max_length], subject))]
         if not rendered:
             raise UserError("no text has two tokens", where="regularizers: data", fix="name longer texts")
         names = [f"general:{number}" for number in range(1, len(rendered) + 1)]
@@ -103,21 +109,28 @@ class General:
         size, found = len(self.table), list[int]()
         for place in range(step * self.rows, (step + 1) * self.rows):
             epoch, index = divmod(place, size)
-            found.append(int(epoch_order(size, seed=self.subject.seed, epoch=epoch)[index]))
+            found.append(int(_order(size, self.subject.seed, epoch)[index]))
         return found
 
     def singly(self, count: int) -> Iterator[Batch]:
         """The first rows one by one, where the model is; from the beginning again where there are fewer."""
         for row in range(count):
-            yield self.subject.moved(self.subject.collate(self.table, [row % len(self.table)]))
+            batch = self.subject.collate(self.table, [row % len(self.table)])
+            yield self.subject.moved(self._marked(batch))
 
     def _marked(self, batch: Batch) -> Batch:
         batch["source"] = self.source
+        if tasks_of(self.subject.model):  # general text is of no task: it uses what all tasks share
+            batch["tasks"] = (None,) * len(batch["row_ids"])
         return batch
 
 
-def _rendered(text: str, subject: Subject, max_length: int) -> Rendered | None:
-    ids = list(subject.tokenizer(text, verbose=False)["input_ids"])[:max_length]
+@lru_cache(maxsize=2)
+def _order(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return epoch_order(size, seed=seed, epoch=epoch)
+
+
+def _rendered(ids: list[int], subject: Subject) -> Rendered | None:
     if len(ids) < 2:
         return None
     if subject.is_seq2seq:

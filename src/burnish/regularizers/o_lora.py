@@ -5,7 +5,7 @@ Shapes: R rank of the new update, R' that of an earlier one, D_in the inputs of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -52,7 +52,8 @@ def o_lora(config: OLoraConfig, subject: Subject) -> Made:
             where="regularizers: o_lora",
             fix="use `adapter: lora`, or another regularizer",
         )
-    pairs = [(m, found) for m in subject.matrices if (found := _of_earlier(m, config, subject))]
+    runs = [subject.earlier(path) for path in config.earlier]
+    pairs = [(m, found) for m in subject.matrices if (found := _of_earlier(m, runs))]
     if not pairs:
         raise UserError(
             "the earlier runs tuned none of the matrices that this one does, so there is nothing to be orthogonal to",
@@ -74,13 +75,13 @@ def o_lora(config: OLoraConfig, subject: Subject) -> Made:
     return Made((Term("o_lora", config.weight, one, loss, once=True),), notes=(note("o_lora", what),))
 
 
-def _of_earlier(matrix: Matrix, config: OLoraConfig, subject: Subject) -> Sequence[Tensor]:
+def _of_earlier(matrix: Matrix, runs: Sequence[Mapping[str, Tensor]]) -> Sequence[Tensor]:
     """A [R', D_in] of every earlier update of this matrix.
 
     Raises:
         UserError: One is of another size.
     """
-    found = [factors[matrix.name] for path in config.earlier if matrix.name in (factors := subject.earlier(path))]
+    found = [factors[matrix.name] for factors in runs if matrix.name in factors]
     odd = [A for A in found if A.shape[1] != matrix.sides[1]]
     if odd:
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -277,6 +277,8 @@ def backward(job: Job, batch: Batch, counts: dict[str, float], parts: Parts | No
             share = sum(add_share(parts, term, term.weight / counts[term.name], loss) for term, loss in losses)
         if not isinstance(share, torch.Tensor):
             return 0.0
+        if not share.requires_grad and "source" in batch:  # a stage may train nothing that reaches these rows
+            return float(share)
         if not share.requires_grad:
             raise TrainingStopped(
                 "the loss depends on no tensor that is trained",

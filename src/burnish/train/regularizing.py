@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -142,7 +142,6 @@ def _listed(part: object) -> list[SourceConfig]:
     return [source for source in found if isinstance(source, SourceConfig)]
 
 
-@lru_cache(maxsize=8)
 def earlier_factors(path: str) -> Mapping[str, Tensor]:
     """A [R, D_in] of every low-rank update of a run or a folder of adapters, by module name.
 
