@@ -53,9 +53,7 @@ def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: p.detach().double().clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize(
-    ("name", "values"), ON_LINES, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values()))
-)
+@pytest.mark.parametrize(("name", "values"), ON_LINES)
 def test_the_ends_are_exact_and_the_middle_is_the_mean_of_the_weights(name: str, values: dict[str, Any]) -> None:
     """At 0 the logits are the original's and at 1 the tuned model's, to the bit. At 0.3 the merged weights are
     0.7 w_original + 0.3 w_merged, in float64: within the rounding of fp32 sums of products."""

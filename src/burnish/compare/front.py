@@ -144,7 +144,9 @@ def advise(options: Sequence[Option], metric: str, tolerance: float, plain: str 
 def _kept_by(
     best: Option, sure: bool, options: Sequence[Option], metric: str, tolerance: float, plain: str
 ) -> list[str]:
-    said = [f"To lose at most {tolerance:.3g} of what the model knew, take `{best.label}`: {_numbers(best, metric)}."]
+    said = [
+        f"To lose at most {100 * tolerance:g} % of what the model knew, take `{best.label}`: {_numbers(best, metric)}."
+    ]
     if sure:
         said.append("Its whole interval is within the tolerance.")
     else:
@@ -153,8 +155,8 @@ def _kept_by(
 
 
 def _none_keeps(best: Option, options: Sequence[Option], metric: str, tolerance: float, plain: str) -> list[str]:
-    said = f"None of these loses as little as {tolerance:.3g}; the most is kept by `{best.label}`: {_numbers(best, metric)}."
-    return [said, *_beside(best, options, metric, plain)]
+    most = f"the most is kept by `{best.label}`: {_numbers(best, metric)}."
+    return [f"None of these loses as little as {100 * tolerance:g} %; {most}", *_beside(best, options, metric, plain)]
 
 
 def _numbers(option: Option, metric: str) -> str:

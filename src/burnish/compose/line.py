@@ -96,7 +96,7 @@ def _points(attached: Attached) -> Iterator[_Point]:
                 f"what `{kind}` adds is no change of the weights that could be scaled (DoRA turns and stretches at "
                 "once; prompts, prefixes and bottlenecks are computed from the text)",
                 where=item.site.name,
-                fix="use `lora` (without `dora`), `vera`, `adalora`, `ia3`, `bitfit`, `norm`, `head` or `full`; or keep "
+                fix="use `lora` without `dora`, `vera`, `adalora`, `ia3`, `bitfit`, `norm`, `head` or `full`; or keep "
                 "what the model knew while it trains: `data.replay`, `regularizers`",
             )
         for name, value in rest.items():

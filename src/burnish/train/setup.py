@@ -24,7 +24,6 @@ from burnish.core.types import Context, Term
 from burnish.data.augmenting import trace_of
 from burnish.data.batches import Layout, choose_layout, collate
 from burnish.data.prepare import Prepared
-from burnish.data.replay import collate_replayed
 from burnish.models.classifier import describe as describe_head
 from burnish.models.forward import supports_packing
 from burnish.models.fuse import fuse
@@ -40,9 +39,8 @@ from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
-from burnish.train.mixed import MixedUpdates
+from burnish.train.mixed import MixedUpdates, mixed, replay_settings
 from burnish.train.precision import Precision, choose_precision
-from burnish.train.replay import planned
 from burnish.train.sample import Rows
 from burnish.train.settings import settings
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
@@ -118,18 +116,9 @@ class Setup:
     @cached_property
     def updates(self) -> Updates | MixedUpdates:
         """The micro-batches of every update, with those of replayed rows."""
-        rows = self.prepared.replay
-        if rows is None:
-            return self.task_updates
-        collate = partial(
-            collate_replayed,
-            rows,
-            layout=self.layout,
-            pad_id=pad_id(self.loaded.tokenizer),
-            decoder_start_id=decoder_start(self.loaded),
-            tasks=bool(self.config.data.tasks),
-        )
-        return MixedUpdates(self.task_updates, rows, collate)
+        rows, tasks = self.prepared.replay, bool(self.config.data.tasks)
+        pad, start = pad_id(self.loaded.tokenizer), decoder_start(self.loaded)
+        return self.task_updates if rows is None else mixed(self.task_updates, rows, pad, start, tasks)
 
     @cached_property
     def task_updates(self) -> Updates:
@@ -305,21 +294,13 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     setup.prepare_adapters()
     refuse_untrained_head(setup)
     keep_memory()  # not before: what reading and loading free goes back, so that it leaves no holes
-    for finding in [*settings(setup), *replay_settings(setup)]:
+    for finding in [*settings(setup), *replay_settings(setup.updates)]:
         findings.append(finding)
         tell(callbacks, Noticed(finding))
     setup.updates  # noqa: B018  # made now, so that a contradiction in it is refused now
     setup.optimizer()
     setup.stages.learning_rate(0)
     return setup
-
-
-def replay_settings(setup: Setup) -> list[Finding]:
-    """What is replayed over the training."""
-    if not isinstance(setup.updates, MixedUpdates):
-        return []
-    summary = setup.prepared.summary["replay"]
-    return [Finding("note", "data.replay", planned(summary, *setup.updates.totals()), where="data.replay")]
 
 
 def with_tokens(config: RunConfig, loaded: Loaded) -> RunConfig:
