@@ -184,7 +184,7 @@ def terms(config: AdaloraConfig, placed: tuple[Placed, ...]) -> list[Term]:
     """The mean of ``||A A^T - 1||_F`` and ``||B^T B - 1||_F`` over all matrices (after equation 4).
 
     Deviation from the paper and as in the authors' code and `peft`: the norms are not squared, and the mean is taken in
-    place of the sum. Each micro-batch counts one and gives the whole penalty, so their number does not matter.
+    place of the sum. The loop asks for it once in an update, whatever the number of micro-batches.
     """
     adapters = _adapters(placed)
 
@@ -196,7 +196,7 @@ def terms(config: AdaloraConfig, placed: tuple[Placed, ...]) -> list[Term]:
 
     if not config.orthogonality:
         return []
-    return [Term("orthogonality", config.orthogonality, lambda batch: torch.ones(()), loss)]
+    return [Term("orthogonality", config.orthogonality, lambda batch: torch.ones(()), loss, once=True)]
 
 
 def _adapters(placed: tuple[Placed, ...]) -> list[AdaloraAdapter]:

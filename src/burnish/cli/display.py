@@ -154,7 +154,7 @@ def step_numbers(event: Stepped) -> str:
     """Loss, with replay its two parts, gradient norm, learning rate and speed of one update."""
     m = event.metrics
     apart = (
-        f" (task {m['sft_loss']:.3f}, replay {m['replay_loss']:.3f})" if {"sft_loss", "replay_loss"} <= m.keys() else ""
+        f" (task {m['loss.sft']:.3f}, replay {m['loss.replay']:.3f})" if {"loss.sft", "loss.replay"} <= m.keys() else ""
     )
     return (
         f"loss {m['loss']:.3f}{apart}  grad norm {m['grad_norm']:.2f}  lr {m['learning_rate']:.1e}  "

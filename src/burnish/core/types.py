@@ -30,7 +30,7 @@ class Batch(TypedDict, total=False):
     tasks: tuple[str | None, ...]  # the task of each row, for parts of the model that belong to some tasks only
     adapters: tuple[str, ...]  # the adapter set of each row, empty for none; absent where all rows use the same
     row_ids: tuple[int, ...]  # which rows of the table are in here, for messages and logs
-    replay: tuple[str, ...]  # of replayed rows, which belong to no task: the part that each is of; absent otherwise
+    source: str  # whose rows these are, where they are not the task's: only terms of this source read them
 
 
 class Mean(NamedTuple):
@@ -84,6 +84,16 @@ class Term:
 
     Summed loss and unit count stay apart, so that accumulation, packing, padding and the number of devices never
     change the result.
+
+    Attributes:
+        name: What it is called in logs; no two terms of a run share one.
+        weight: Its factor.
+        count: How many units a micro-batch holds.
+        loss: The sum over them.
+        needs: What it needs besides the model, for the memory that is predicted.
+        once: A penalty, which depends on the weights and not on the rows: it is asked for once in an update, whatever
+            the number of micro-batches, and counts one.
+        source: Whose micro-batches it reads; those of the task without a name.
     """
 
     name: str
@@ -91,3 +101,9 @@ class Term:
     count: Callable[[Batch], Tensor]
     loss: Callable[[Batch, Context], Loss]
     needs: tuple[str, ...] = ()
+    once: bool = False
+    source: str = ""
+
+    def reads(self, batch: Batch) -> bool:
+        """Whether this micro-batch is one of its own."""
+        return self.source == batch.get("source", "")

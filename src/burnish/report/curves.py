@@ -11,12 +11,14 @@ from burnish.report.read import Run
 
 _SKIPPED = {"kind", "step", "epoch", "improved", "loss", "perplexity"}
 _SCORES = ("valid", "second", "third")
+_PARTS = ("smooth", *_SCORES)
+_PART = "loss."
 
 
 def curves(run: Run) -> list[Chart]:
     """Every chart for which the log has values."""
     scores = score_chart(run)
-    charts = (loss_chart(run), scores, *optimiser_charts(run, large=scores is None))
+    charts = (loss_chart(run), scores, parts_chart(run), *optimiser_charts(run, large=scores is None))
     return [chart for chart in charts if chart]
 
 
@@ -47,6 +49,18 @@ def score_chart(run: Run) -> Chart | None:
         if name == run.metric:
             best = _best(run, points)
     return line_chart("Validation scores", series, caption="On the validation rows.", best=best, large=True)
+
+
+def parts_chart(run: Run) -> Chart | None:
+    """The weighed terms that the loss is a sum of, where there are several."""
+    names = list(dict.fromkeys(name for row in run.train for name in row if name.startswith(_PART)))
+    span = max(1.0, len(run.train) / 20)
+    series = [
+        Series(name.removeprefix(_PART).replace("_", " "), _train(run, name, span)[1], style)
+        for name, style in zip(names, _PARTS, strict=False)
+    ]
+    caption = "Each term times its weight; their sum is the loss that is trained. Smoothed."
+    return line_chart("Parts of the loss", series, caption=caption, large=True) if len(series) > 1 else None
 
 
 def optimiser_charts(run: Run, large: bool) -> list[Chart | None]:

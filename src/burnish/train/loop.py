@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from burnish.core.events import (
     Stop,
 )
 from burnish.core.events import Stage as Beginning
-from burnish.core.types import Batch, Context, Mean, Term
+from burnish.core.types import Batch, Context, Term
 from burnish.models.route import holding
 from burnish.train.first_update import foresee
 from burnish.train.interrupt import Interrupt
@@ -35,6 +35,9 @@ from burnish.train.precision import Precision
 from burnish.train.stages import Stages
 from burnish.train.state import TrainState
 from burnish.train.updates import Steps
+
+PART = "loss."
+"""Put before the name of a term where the log holds its share of the loss."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ class Job:
         seed: Seed of dropout.
         cadence: When to evaluate, save and give up.
         observe: Sees gradients and new values after an update that was made, from the number of updates done.
-        buffers: Names and tensors that are kept in checkpoints and not trained.
         averages: Puts the averages of the weights in their place, where those are what is handed over.
+        buffers: Names and tensors that are kept in checkpoints and not trained.
+        further: Micro-batches of an update beside those of the task, from its number; each names its ``source``.
     """
 
     model: nn.Module
@@ -93,8 +97,9 @@ class Job:
     seed: int = 0
     cadence: Cadence = field(default_factory=Cadence)
     observe: Callable[[int], None] = lambda step: None
-    buffers: Sequence[tuple[str, torch.Tensor]] = ()
     averages: Callable[[], None] | None = None
+    buffers: Sequence[tuple[str, torch.Tensor]] = ()
+    further: Callable[[int], Sequence[Batch]] = lambda step: ()
 
     @property
     def device(self) -> torch.device:
@@ -183,10 +188,10 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
         group["lr"] = rate * group.get("rate_scale", 1.0)
     # dropout is a function of seed and step, so a resumed run draws the same masks without stored generators
     torch.manual_seed(job.seed * 1_000_003 + state.step)
-    batches = [to_device(batch, job.device) for batch in job.updates[state.step]]
-    counts = {term.name: sum(float(term.count(batch)) for batch in batches) for term in job.terms}
-    parts: dict[str, Mean] = {}
+    batches = [to_device(batch, job.device) for batch in (*job.updates[state.step], *job.further(state.step))]
+    counts, parts = count_units(job.terms, batches), dict[str, float]()
     loss_sum = sum(backward(job, batch, counts, parts) for batch in batches)
+    loss_sum += penalize(job, batches[0], parts)
     try:
         refuse_non_finite_loss(loss_sum, batches, state.step)
         if job.scaler:
@@ -195,7 +200,7 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
         if not job.scaler:
             refuse_non_finite_gradients(norm, job.trainable, batches, state.step)
     except TrainingStopped as stop:
-        job.keep(state, batches, stop)
+        job.keep(state, [batch for batch in batches if "source" not in batch], stop)
         raise
     liveness.saw_gradients()
     foreseen = foresee(job.optimizer, job.trainable, rate)
@@ -207,8 +212,8 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
         if foreseen:
             foreseen.judge()
         liveness.updated(rate)
-    apart = {name: mean.value for name, mean in parts.items()} if len(job.terms) > 1 else {}
-    return measure(state, batches, loss=loss_sum, grad_norm=norm, learning_rate=rate, began=began, **apart)
+    named = {PART + name: value for name, value in parts.items()} if len(job.terms) > 1 else {}
+    return measure(state, batches, loss=loss_sum, **named, grad_norm=norm, learning_rate=rate, began=began)
 
 
 def step_optimizer(job: Job, state: TrainState) -> bool:
@@ -224,25 +229,58 @@ def step_optimizer(job: Job, state: TrainState) -> bool:
     return not skipped
 
 
-def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, Mean] | None = None) -> float:
+def count_units(terms: Sequence[Term], batches: Sequence[Batch]) -> dict[str, float]:
+    """Units of every term over the micro-batches of an update, by its name; penalties are no part of it."""
+    return {t.name: sum(float(t.count(b)) for b in batches if t.reads(b)) for t in terms if not t.once}
+
+
+def penalize(job: Job, batch: Batch, parts: dict[str, float] | None = None) -> float:
+    """Backward of the penalties: once for all micro-batches of an update; returns their share of its loss.
+
+    Args:
+        job: The run.
+        batch: Any of the micro-batches, which a penalty does not look at.
+        parts: Takes in the share of each term.
+    """
+    penalties = [term for term in job.terms if term.once]
+    if not penalties:
+        return 0.0
+    context = job.context()
+    losses = {term.name: term.weight * term.loss(batch, context).total for term in penalties}
+    add_parts(parts, losses)
+    share = torch.stack(list(losses.values())).sum()
+    if share.requires_grad:  # of a stage that trains nothing which is held, it is a number
+        (job.scaler.scale(share) if job.scaler else share).backward()
+    return float(share.detach())
+
+
+def add_parts(parts: dict[str, float] | None, losses: Mapping[str, torch.Tensor]) -> None:
+    """Count the weighed losses of terms into their shares of the update's loss."""
+    for name, loss in (losses if parts is not None else {}).items():
+        assert parts is not None
+        parts[name] = parts.get(name, 0.0) + float(loss.detach())
+
+
+def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, float] | None = None) -> float:
     """Forward and backward of one micro-batch; returns its share of the update's loss.
 
     Args:
-        job: The job.
+        job: The run.
         batch: The micro-batch.
-        counts: Units of the whole update, by term.
-        parts: Where the terms' own metrics are added up, such as ``sft_loss``.
+        counts: Units of every term over the whole update.
+        parts: Takes in the share of each term.
     """
     context = job.context()
     with holding(job.model):
         with job.precision.context(job.device), job.keeping():
-            losses = [(term, term.loss(batch, context)) for term in job.terms if counts[term.name]]
-            share = sum((term.weight / counts[term.name]) * loss.total for term, loss in losses)
-        for name, mean in ((f"{t.name}_{n}", m) for t, loss in losses for n, m in loss.metrics.items()):
-            if parts is not None and mean.count:
-                parts[name] = parts.get(name, Mean(0.0, 0.0)) + mean
+            asked = [term for term in job.terms if term.reads(batch) and counts.get(term.name)]
+            losses = {t.name: (t.weight / counts[t.name]) * t.loss(batch, context).total for t in asked}
+            share = sum(losses.values())
         if not isinstance(share, torch.Tensor):
             return 0.0
+        add_parts(parts if len(job.terms) > 1 else None, losses)
+        if not share.requires_grad and "source" in batch:  # a stage may train nothing that reaches these rows
+            return float(share)
         if not share.requires_grad:
             raise TrainingStopped(
                 "the loss depends on no tensor that is trained",
@@ -286,6 +324,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def measure(state: TrainState, batches: Sequence[Batch], *, began: float, **values: float) -> dict[str, float]:
     """Count tokens and time of one update into the state, and return the line for the log."""
+    batches = [batch for batch in batches if "source" not in batch]  # the task's own rows are what is counted
     tokens = sum(real_tokens(batch) for batch in batches)
     trained = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     seconds = time.perf_counter() - began
@@ -330,5 +369,9 @@ def refuse_non_finite_gradients(
 
 def row_names(batches: Sequence[Batch], most: int = 8) -> str:
     """The first rows of an update, for a message."""
-    rows = [("replayed " if "replay" in batch else "") + str(row) for batch in batches for row in batch["row_ids"]]
+    rows = [
+        ("replayed " if batch.get("source") == "replay" else "") + str(row)
+        for batch in batches
+        for row in batch["row_ids"]
+    ]
     return ", ".join(rows[:most]) + (f" and {len(rows) - most} more" if len(rows) > most else "")

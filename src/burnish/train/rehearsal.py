@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from burnish.core.errors import UserError, out_of_memory
 from burnish.core.types import Batch
-from burnish.train.loop import Job, backward, to_device
+from burnish.train.loop import Job, backward, count_units, penalize, to_device
 
 
 def rehearse(job: Job) -> int:
@@ -21,7 +21,11 @@ def rehearse(job: Job) -> int:
     tokens = batch["input_ids"].numel()
     job.model.train()
     try:
-        backward(job, batch, {term.name: float(term.count(batch)) for term in job.terms})
+        batches = [batch, *(to_device(other, job.device) for other in job.further(0))]
+        counts = count_units(job.terms, batches)
+        for each in batches:
+            backward(job, each, counts)
+        penalize(job, batch)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

@@ -31,7 +31,7 @@ from burnish.models.head import head_of
 from burnish.models.load import Loaded, pad_id
 from burnish.models.recompute import checkpoint_activations
 from burnish.objectives.context import ModelContext
-from burnish.objectives.replay import with_replay
+from burnish.objectives.replay import replay_terms
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
 from burnish.train.config import RunConfig
@@ -86,7 +86,7 @@ class Setup:
     def learnt_terms(self) -> list[Term]:
         """The objective of the task, and that of replayed rows where there are any."""
         replay = self.prepared.replay
-        return self.task_terms if replay is None else with_replay(self.task_terms, replay.config.weight)
+        return [*self.task_terms, *(replay_terms(replay.config.weight) if replay is not None else ())]
 
     @property
     def terms(self) -> list[Term]:
