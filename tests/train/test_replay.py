@@ -16,16 +16,19 @@ from burnish.core.errors import UserError
 from burnish.core.events import Event, Stepped, Stop
 from burnish.core.types import Batch
 from burnish.data.inspect import inspect_rows, view
-from burnish.objectives.replay import is_replayed
 from burnish.train.folder import RunFolder
-from burnish.train.loop import backward
+from burnish.train.loop import backward, count_units
 from burnish.train.mixed import MixedUpdates
-from burnish.train.parts import Parts
 from burnish.train.run import make_job, resume_run, start_run
 from burnish.train.score import Scorer
 from burnish.train.setup import Setup, set_up
 from burnish.train.tasks import read_data
 from tests.support.recipes import LABELS, configured, write_rows
+
+
+def is_replayed(batch: Batch) -> bool:
+    return batch.get("source") == "replay"
+
 
 WORDS = ("one", "two", "three", "four", "five")
 TEXTS = [{"text": f"{word} the cat sat on the mat and looked at the dog"} for word in WORDS]
@@ -58,7 +61,6 @@ def test_the_tasks_rows_stay_and_general_ones_come_beside_them(tmp_path: Path) -
         for one, other in zip(task, alone.updates[step], strict=True):
             assert torch.equal(one["input_ids"], other["input_ids"]) and torch.equal(one["labels"], other["labels"])
         counts.append(sum(len(b["row_ids"]) for b in replayed))
-        assert all(name == "path" for b in replayed for name in b["replay"])
     assert counts == [4, 4, 4, 4, 2]
     text = mixed.loaded.tokenizer.decode(batches_of(mixed, 0)[1][0]["input_ids"][0])
     assert "the cat sat on the mat" in text
@@ -82,16 +84,30 @@ def test_tokens_are_exact_over_an_epoch(tmp_path: Path) -> None:
 
 
 def test_the_loss_is_the_tasks_and_the_share_of_the_other(tmp_path: Path) -> None:
-    """L = L_task + w (b_g / b_t) L_general, each a mean over its own labels: by the losses that the log has apart."""
+    """L = L_task + w (b_g / b_t) L_general, each a mean over its own labels: in fp64, row by row."""
     setup = made(tmp_path, {"ratio": 1 / 3, "weight": 0.5}, adapter={"method": "lora", "rank": 4, "init": "pissa"})
     job = make_job(setup, Scorer(setup, []).ready(), RunFolder(tmp_path / "nowhere"))
     setup.loaded.model.eval()
-    parts = Parts()
+    parts: dict[str, float] = {}
     batches = job.updates[0]
-    counts = {term.name: sum(float(term.count(b)) for b in batches) for term in job.terms}
+    counts = count_units(job.terms, batches)
     assert counts["sft"] == sum(int((b["labels"] != -100).sum()) for b in batches if not is_replayed(b))
     loss = sum(backward(job, batch, counts, parts) for batch in batches)
-    assert loss == pytest.approx(parts.means["sft_loss"].value + 0.5 * 0.5 * parts.means["replay_loss"].value, rel=1e-6)
+    assert loss == pytest.approx(parts["sft"] + parts["replay"], rel=1e-6)
+    model = setup.loaded.model
+    for name, factor in (("sft", 1.0), ("replay", 0.5 * 0.5)):
+        total = labels = 0.0
+        for batch in batches:
+            if is_replayed(batch) != (name == "replay"):
+                continue
+            for number in range(len(batch["segment_lengths"])):  # each row alone, through the model's own forward
+                own = batch["segment_ids"] == number
+                ids, wanted = batch["input_ids"][own], batch["labels"][own]
+                with torch.no_grad():
+                    logits = model(input_ids=ids[None]).logits[0].double()
+                total += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+                labels += int((wanted != -100).sum())
+        assert parts[name] == pytest.approx(factor * total / labels, rel=1e-5)
 
 
 def test_a_run_resumes_with_the_same_rows(tmp_path: Path) -> None:
@@ -113,8 +129,8 @@ def test_a_run_resumes_with_the_same_rows(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     lines = [json.loads(line) for line in (results[1].folder / "metrics.jsonl").read_text().splitlines()]
     apart = [line for line in lines if line["kind"] == "train"]
-    assert all("sft_loss" in line for line in apart)
-    assert ["replay_loss" in line for line in apart] == [True] * 5 + [False]  # at last not every update has a row
+    assert all("loss.sft" in line for line in apart)
+    assert ["loss.replay" in line for line in apart] == [True] * 5 + [False]  # at last not every update has a row
     assert json.loads((results[1].folder / "evaluation.json").read_text())["rows"] == 12
     assert json.loads((results[1].folder / "data.json").read_text())["replay"]["parts"][0]["rows"] == 5
     with pytest.raises(UserError, match="complete"):

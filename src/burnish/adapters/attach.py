@@ -334,6 +334,12 @@ def install(model: PreTrainedModel, configs: tuple[MethodConfig, ...], parts: tu
     return attached
 
 
+def sets_of(model: PreTrainedModel) -> tuple[Attached, ...]:
+    """The sets of adapters on a model, the oldest first."""
+    state: _State | None = getattr(model, _STATE, None)
+    return tuple(state.sets.values()) if state is not None else ()
+
+
 def _put_newest_in_use(state: _State, model: PreTrainedModel) -> None:
     newest = next(reversed(state.sets.values()))
     trained = {id(p) for _, p in newest.trainable()}

@@ -28,10 +28,10 @@ WIDE = 150
 
 
 @contextmanager
-def listening(console: Console) -> Iterator[Listener]:
+def listening(console: Console, first: str = "sizing the methods") -> Iterator[Listener]:
     """The listener that shows a comparison: bars in a terminal, a line for each run elsewhere."""
     progress = bars(console)
-    shown = Turns(progress)
+    shown = Turns(progress, first)
     with progress:
         yield Listener(shown.begins, shown.moves, shown.ends, shown.skips)
 
@@ -39,9 +39,9 @@ def listening(console: Console) -> Iterator[Listener]:
 class Turns:
     """The bars, and the line that stays of every run."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, first: str) -> None:
         self.progress, self.console = progress, progress.console
-        self.whole = progress.add_task("sizing the methods", total=None, count="")
+        self.whole = progress.add_task(first, total=None, count="")
         self.run = progress.add_task("", total=None, count="", visible=False)
         self.began = time.monotonic()
 

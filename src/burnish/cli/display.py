@@ -154,10 +154,13 @@ class LiveDisplay(PlainDisplay):
 
 
 def step_numbers(event: Stepped) -> str:
-    """Loss, gradient norm, learning rate and speed of one update."""
+    """Loss, with replay its two parts, gradient norm, learning rate and speed of one update."""
     m = event.metrics
+    apart = (
+        f" (task {m['loss.sft']:.3f}, replay {m['loss.replay']:.3f})" if {"loss.sft", "loss.replay"} <= m.keys() else ""
+    )
     return (
-        f"loss {m['loss']:.3f}  grad norm {m['grad_norm']:.2f}  lr {m['learning_rate']:.1e}  "
+        f"loss {m['loss']:.3f}{apart}  grad norm {m['grad_norm']:.2f}  lr {m['learning_rate']:.1e}  "
         f"{m['tokens_per_second']:,.0f} tokens/s"
     )
 

@@ -20,7 +20,7 @@ def call(mode: str, recipe: Mapping[str, Any], heard: Heard = lambda told: None)
     """Run the worker to its end and return everything that it told; ``failed`` says why it did not finish.
 
     Args:
-        mode: ``run`` or ``pace``.
+        mode: ``run``, ``score`` or ``pace``.
         recipe: The values of the recipe.
         heard: Called with every line.
     """

@@ -15,7 +15,9 @@ from burnish.compare.results import Results, gather
 from burnish.compare.trials import Prepared, Trial, Wanted, prepare, reason
 from burnish.core.errors import UserError
 from burnish.core.files import write_json
+from burnish.train.config import RunConfig
 
+Outcomes = Mapping[str, Sequence[Outcome]]
 RESULTS, PAGE, CHART = "compare.json", "compare.html", "compare.svg"
 
 
@@ -44,16 +46,48 @@ def compare_methods(wanted: Wanted, listener: Listener | None = None) -> Results
     Raises:
         UserError: No variant can be run at all.
     """
-    listener = listener or Listener()
     prepared = prepare(wanted)
+    refuse_all_refused(prepared, "--methods")
+    results = collected(wanted, prepared, {}, {})
+
+    def note(outcomes: Outcomes, failures: Mapping[str, str]) -> None:
+        nonlocal results
+        results = collected(wanted, prepared, outcomes, failures)
+        write(results, wanted.output)
+
+    run_trials(wanted, prepared, listener or Listener(), note)
+    return results
+
+
+def refuse_all_refused(prepared: Sequence[Prepared], where: str) -> None:
+    """Refuse a comparison of which nothing can be run.
+
+    Raises:
+        UserError: With the reason of the first variant.
+    """
     if all(one.refused for one in prepared):
         first = prepared[0]
-        raise UserError(f"no variant can be run; `{first.variant.label}`: {first.refused}", where="--methods")
+        raise UserError(f"no variant can be run; `{first.variant.label}`: {first.refused}", where=where)
+
+
+def run_trials(
+    wanted: Wanted,
+    prepared: Sequence[Prepared],
+    listener: Listener,
+    note: Callable[[Outcomes, Mapping[str, str]], None],
+) -> None:
+    """Run all that is not done yet, one after the other, the seeds taking turns over the variants.
+
+    Args:
+        wanted: What is to be compared.
+        prepared: The variants, ready.
+        listener: Who is told how far it is.
+        note: Called after every run with the outcomes by label, and why others failed.
+    """
     failures: dict[str, str] = {}
     outcomes: dict[str, list[Outcome]] = {one.variant.label: [] for one in prepared}
     trials = [one.trials[seed] for seed in range(wanted.seeds) for one in prepared if one.trials]
     steps: dict[str, int] = {}
-    results = collected(wanted, prepared, outcomes, failures)
     for number, trial in enumerate(trials):
         label = trial.variant.label
         if label in failures:
@@ -64,22 +98,17 @@ def compare_methods(wanted: Wanted, listener: Listener | None = None) -> Results
             failures[label] = result
         else:
             outcomes[label].append(result)
-        results = collected(wanted, prepared, outcomes, failures)
-        write(results, wanted.output)
-    return results
+        note(outcomes, failures)
 
 
 def collected(
     wanted: Wanted,
     prepared: Sequence[Prepared],
-    outcomes: Mapping[str, Sequence[Outcome]],
+    outcomes: Outcomes,
     failures: Mapping[str, str],
 ) -> Results:
     """The comparison so far."""
     config = wanted.config
-    known = config.early_stopping.metric
-    classes = config.classifies or bool(config.evaluate.choices)
-    metric = known if known != "loss" or not classes else "macro_f1"
     about = {
         "recipe": config.name,
         "model": config.model.path,
@@ -87,7 +116,14 @@ def collected(
         "minutes": wanted.minutes,
         "train_rows": config.data.train_rows,
     }
-    return gather(prepared, outcomes, failures, metric=metric, seeds=wanted.seeds, about=about)
+    return gather(prepared, outcomes, failures, metric=deciding(config), seeds=wanted.seeds, about=about)
+
+
+def deciding(config: RunConfig) -> str:
+    """The metric that a recipe is judged by: the one that chooses its checkpoint, or macro-F1 where it has classes."""
+    known = config.early_stopping.metric
+    classes = config.classifies or bool(config.evaluate.choices)
+    return known if known != "loss" or not classes else "macro_f1"
 
 
 def write(results: Results, output: Path) -> None:
@@ -110,7 +146,7 @@ def _one(wanted: Wanted, trial: Trial, steps: dict[str, int], listener: Listener
     if _done(trial):
         listener.skips(trial)
         return read_outcome(trial.folder, trial.seed)
-    told = call("run", trial.recipe, listener.moves)
+    told = call("run" if wanted.timed else "score", trial.recipe, listener.moves)
     if "failed" in told:
         why = reason(told["failed"]["what"], told["failed"]["fix"])
         listener.ends(trial, why)

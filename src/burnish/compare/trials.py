@@ -81,6 +81,7 @@ class Wanted:
         output: Folder of the comparison.
         budget: Trained parameters of each variant; None leaves each method at its own size.
         minutes: Training time of all runs together; None trains as long as the recipe says.
+        timed: Whether forward passes are timed after a run.
     """
 
     config: RunConfig
@@ -89,6 +90,7 @@ class Wanted:
     output: Path
     budget: int | None = None
     minutes: float | None = None
+    timed: bool = True
 
     @property
     def runs(self) -> Path:

@@ -24,7 +24,7 @@ class Variant:
 
     Attributes:
         label: As the command named it.
-        methods: Each method with its settings; more than one is a hybrid.
+        methods: Each method with its settings; more than one is a hybrid, and none leaves the recipe's.
         overrides: Changes of the rest of the recipe, as ``section.key=value``.
         learning_rate: Its own peak learning rate, where one was given.
     """
@@ -49,7 +49,7 @@ def read_variants(text: str | None) -> list[Variant]:
     Raises:
         UserError: A name or a setting is malformed, or two variants are the same.
     """
-    labels = _apart(text, ",") if text else [name for name in METHODS if not name.startswith(BRIDGE)]
+    labels = apart(text, ",") if text else [name for name in METHODS if not name.startswith(BRIDGE)]
     found = [_variant(label.strip()) for label in labels]
     for position, variant in enumerate(found):
         if variant.slug.lower() in {other.slug.lower() for other in found[:position]}:
@@ -64,6 +64,8 @@ def recipe_of(config: RunConfig, variant: Variant) -> dict[str, Any]:
     other starts from its own defaults, its own learning rate among them.
     """
     values = config.model_dump(mode="json", exclude_unset=True)
+    if not variant.methods:
+        return apply_overrides(values, variant.overrides)
     given: Any = values.get("adapter")
     own = {one["method"]: one for one in (given if isinstance(given, list) else [given])}
     sections = [{**own.get(name, {}), "method": name, **settings} for name, settings in variant.methods]
@@ -86,10 +88,22 @@ def configured(values: Mapping[str, Any], label: str) -> RunConfig:
     return build(RunConfig, values, where=f"the variant `{label}`")
 
 
+def apart(text: str, mark: str) -> Sequence[str]:
+    """Pieces between marks that stand in no bracket."""
+    pieces, depth = [""], 0
+    for character in text:
+        depth += (character in "[{(") - (character in "]})")
+        if character == mark and not depth:
+            pieces.append("")
+        else:
+            pieces[-1] += character
+    return pieces
+
+
 def _variant(label: str) -> Variant:
     methods, overrides, rate = [], [], None
-    for joined in _apart(label, "&"):
-        name, *settings = (part.strip() for part in _apart(joined, "+"))
+    for joined in apart(label, "&"):
+        name, *settings = (part.strip() for part in apart(joined, "+"))
         own: dict[str, Any] = {}
         for setting in settings:
             key, equals, text = setting.partition("=")
@@ -125,15 +139,3 @@ def _value(text: str, setting: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         raise UserError(f"the value of `{setting}` is not valid YAML", where="--methods", fix="quote it") from None
-
-
-def _apart(text: str, mark: str) -> Sequence[str]:
-    """Pieces between marks that stand in no bracket."""
-    pieces, depth = [""], 0
-    for character in text:
-        depth += (character in "[{(") - (character in "]})")
-        if character == mark and not depth:
-            pieces.append("")
-        else:
-            pieces[-1] += character
-    return pieces

@@ -49,20 +49,29 @@ class Teller:
             tell(step=event.step, total=self.total)
 
 
-def run(config: RunConfig) -> None:
-    """Train, score and hand over as `burnish run` does, then time forward passes."""
+def run(config: RunConfig, *, timed: bool = True) -> None:
+    """Train, score and hand over as `burnish run` does, then time forward passes where that is wanted."""
     result = start_run(config, force=True, callbacks=[Teller()])
     if result.reason == "interrupted":
         raise KeyboardInterrupt
     folder = RunFolder(result.folder)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)  # of a finished run; they can be several models large
-    tell(stage="timing forward passes")
-    try:
-        timed = latencies(folder.path)
-    except (BurnishError, RuntimeError, TypeError, ValueError) as error:
-        timed = {"failed": str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}
-    folder.write("latency.json", timed)
+    if timed:
+        tell(stage="timing forward passes")
+    folder.write("latency.json", _timed(folder.path) if timed else {})
     tell(done=True)
+
+
+def score(config: RunConfig) -> None:
+    """``run`` without the timing."""
+    run(config, timed=False)
+
+
+def _timed(path: Path) -> dict[str, Any]:
+    try:
+        return latencies(path)
+    except (BurnishError, RuntimeError, TypeError, ValueError) as error:
+        return {"failed": str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}
 
 
 def pace(config: RunConfig) -> None:
@@ -76,7 +85,7 @@ def pace(config: RunConfig) -> None:
     tell(pace=statistics.median(heard.seconds[1:] or heard.seconds))
 
 
-MODES = {"run": run, "pace": pace}
+MODES = {"run": run, "score": score, "pace": pace}
 
 
 def main(mode: str, recipe: Path) -> int:

@@ -31,7 +31,6 @@ class Batch(TypedDict, total=False):
     adapters: tuple[str, ...]  # the adapter set of each row, empty for none; absent where all rows use the same
     row_ids: tuple[int, ...]  # which rows of the table are in here, for messages and logs
     source: str  # whose rows these are, where they are not the task's: only terms of this source read them
-    replay: tuple[str, ...]  # of replayed rows, which belong to no task: the part that each is of; absent otherwise
 
 
 class Mean(NamedTuple):
@@ -87,7 +86,7 @@ class Term:
     change the result.
 
     Attributes:
-        name: What it is called in logs, and what its units are counted under.
+        name: What it is called in logs; no two terms of a run share one.
         weight: Its factor.
         count: How many units a micro-batch holds.
         loss: The sum over them.

@@ -18,6 +18,8 @@ from burnish.data.names import RowNames
 from burnish.data.table import TokenTable
 from burnish.data.writer import Shelf
 
+SOURCE = "replay"
+"""The source of a micro-batch of replayed rows, and the name of the term that reads them."""
 _ALL = 1 << 62
 
 
@@ -82,7 +84,7 @@ def collate_replayed(
         table, numbers = rows.table, chosen
     batch = collate(table, numbers, layout, pad_id, decoder_start_id=decoder_start_id)
     batch["row_ids"] = tuple(chosen)
-    batch["replay"] = tuple(rows.parts[int(mix.parts[place])].name for place in places)
+    batch["source"] = SOURCE
     batch["weights"] = torch.full(batch["labels"].shape, share)
     if tasks:
         batch["tasks"] = (None,) * len(chosen)

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
-from burnish.adapters.attach import Attached
+from burnish.adapters import own_format
+from burnish.adapters.attach import Attached, sets_of
 from burnish.adapters.load import load as load_adapters
 from burnish.core.config import build, read_yaml
 from burnish.core.errors import UserError
@@ -68,6 +69,33 @@ def hand_over(setup: Trained, folder: RunFolder) -> Path:
         shutil.rmtree(folder.final, ignore_errors=True)
         os.replace(temporary, folder.final)
     return folder.final
+
+
+def write_export(path: Path, loaded: Loaded, config: RunConfig) -> Path:
+    """Write an opened run's model as it is now: its adapters, or all of it where its own weights were trained.
+
+    Args:
+        path: The folder; one that is there is replaced.
+        loaded: What ``load_handed_over`` gave.
+        config: The run's recipe.
+    """
+    sets = sets_of(loaded.model)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        if sets:
+            sets[-1].save(temporary, base_path=config.model.path, origin=loaded.origin)
+        else:
+            own_format.save_model(temporary, loaded.model)
+            own_format.save_description(temporary, "model", config.adapters, config.model.path, loaded.origin)
+        loaded.tokenizer.save_pretrained(temporary)
+        save_head(temporary, loaded, whole=not sets)
+        if loaded.classifier is None:
+            save_settings(temporary, loaded.model, config.evaluate.generate)
+        make_readable(temporary)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    return path
 
 
 def save_head(folder: Path, loaded: Loaded, *, whole: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,16 +26,18 @@ from burnish.core.events import (
     Stop,
 )
 from burnish.core.events import Stage as Beginning
-from burnish.core.types import Batch, Context, Loss, Term
+from burnish.core.types import Batch, Context, Term
 from burnish.models.route import holding
 from burnish.train.first_update import foresee
 from burnish.train.interrupt import Interrupt
 from burnish.train.liveness import Liveness, Watched
-from burnish.train.parts import Parts
 from burnish.train.precision import Precision
 from burnish.train.stages import Stages
 from burnish.train.state import TrainState
 from burnish.train.updates import Steps
+
+PART = "loss."
+"""Put before the name of a term where the log holds its share of the loss."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class Job:
         seed: Seed of dropout.
         cadence: When to evaluate, save and give up.
         observe: Sees gradients and new values after an update that was made, from the number of updates done.
+        averages: Puts the averages of the weights in their place, where those are what is handed over.
         buffers: Names and tensors that are kept in checkpoints and not trained.
         further: Micro-batches of an update beside those of the task, from its number; each names its ``source``.
-        averages: Puts the averages of the weights in their place, where those are what is handed over.
     """
 
     model: nn.Module
@@ -95,9 +97,9 @@ class Job:
     seed: int = 0
     cadence: Cadence = field(default_factory=Cadence)
     observe: Callable[[int], None] = lambda step: None
+    averages: Callable[[], None] | None = None
     buffers: Sequence[tuple[str, torch.Tensor]] = ()
     further: Callable[[int], Sequence[Batch]] = lambda step: ()
-    averages: Callable[[], None] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -188,7 +190,7 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
     # dropout is a function of seed and step, so a resumed run draws the same masks without stored generators
     torch.manual_seed(job.seed * 1_000_003 + state.step)
     batches = [to_device(batch, job.device) for batch in (*job.updates[state.step], *job.further(state.step))]
-    counts, parts = count_units(job.terms, batches), Parts()
+    counts, parts = count_units(job.terms, batches), dict[str, float]()
     loss_sum = sum(backward(job, batch, counts, parts) for batch in batches)
     loss_sum += penalize(job, batches[0], parts)
     try:
@@ -211,8 +213,8 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
         if foreseen:
             foreseen.judge()
         liveness.updated(rate)
-    apart = parts.named() if len(job.terms) > 1 else {}
-    return measure(state, batches, loss=loss_sum, **apart, grad_norm=norm, learning_rate=rate, began=began)
+    named = {PART + name: value for name, value in parts.items()} if len(job.terms) > 1 else {}
+    return measure(state, batches, loss=loss_sum, **named, grad_norm=norm, learning_rate=rate, began=began)
 
 
 def step_optimizer(job: Job, state: TrainState) -> bool:
@@ -233,7 +235,7 @@ def count_units(terms: Sequence[Term], batches: Sequence[Batch]) -> dict[str, fl
     return {t.name: sum(float(t.count(b)) for b in batches if t.reads(b)) for t in terms if not t.once}
 
 
-def penalize(job: Job, batch: Batch, parts: Parts | None = None) -> float:
+def penalize(job: Job, batch: Batch, parts: dict[str, float] | None = None) -> float:
     """Backward of the penalties: once for all micro-batches of an update; returns their share of its loss.
 
     Args:
@@ -245,22 +247,23 @@ def penalize(job: Job, batch: Batch, parts: Parts | None = None) -> float:
     if not penalties:
         return 0.0
     context = job.context()
-    losses = [(term, term.loss(batch, context)) for term in penalties]
-    share = torch.stack([add_share(parts, term, term.weight, loss) for term, loss in losses]).sum()
+    losses = [(term.name, term.weight * term.loss(batch, context).total) for term in penalties]
+    add_parts(parts, losses)
+    share = torch.stack([loss for _, loss in losses]).sum()
     if share.requires_grad:  # of a stage that trains nothing which is held, it is a number
         (job.scaler.scale(share) if job.scaler else share).backward()
     return float(share.detach())
 
 
-def add_share(parts: Parts | None, term: Term, scale: float, loss: Loss) -> torch.Tensor:
-    """The part of the update's loss that a term's sum comes to, which is counted."""
-    share = scale * loss.total
-    if parts is not None:
-        parts.add(term.name, share, loss.metrics)
-    return share
+def add_parts(parts: dict[str, float] | None, losses: Sequence[tuple[str, torch.Tensor]]) -> None:
+    """Count the weighed losses of terms into their shares of the update's loss; entries of one method share a name."""
+    if parts is None:
+        return
+    for name, loss in losses:
+        parts[name] = parts.get(name, 0.0) + float(loss.detach())
 
 
-def backward(job: Job, batch: Batch, counts: dict[str, float], parts: Parts | None = None) -> float:
+def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, float] | None = None) -> float:
     """Forward and backward of one micro-batch; returns its share of the update's loss.
 
     Args:
@@ -273,10 +276,11 @@ def backward(job: Job, batch: Batch, counts: dict[str, float], parts: Parts | No
     with holding(job.model):
         with job.precision.context(job.device), job.keeping():
             asked = [term for term in job.terms if term.reads(batch) and counts.get(term.name)]
-            losses = [(term, term.loss(batch, context)) for term in asked]
-            share = sum(add_share(parts, term, term.weight / counts[term.name], loss) for term, loss in losses)
+            losses = [(t.name, (t.weight / counts[t.name]) * t.loss(batch, context).total) for t in asked]
+            share = sum(loss for _, loss in losses)
         if not isinstance(share, torch.Tensor):
             return 0.0
+        add_parts(parts if len(job.terms) > 1 else None, losses)
         if not share.requires_grad and "source" in batch:  # a stage may train nothing that reaches these rows
             return float(share)
         if not share.requires_grad:
@@ -367,5 +371,9 @@ def refuse_non_finite_gradients(
 
 def row_names(batches: Sequence[Batch], most: int = 8) -> str:
     """The first rows of an update, for a message."""
-    rows = [("replayed " if "replay" in batch else "") + str(row) for batch in batches for row in batch["row_ids"]]
+    rows = [
+        ("replayed " if batch.get("source") == "replay" else "") + str(row)
+        for batch in batches
+        for row in batch["row_ids"]
+    ]
     return ", ".join(rows[:most]) + (f" and {len(rows) - most} more" if len(rows) > most else "")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from burnish.core.errors import UserError
+from burnish.core.findings import Finding
 from burnish.core.types import Batch
 from burnish.data.batches import BatchConfig, Layout, micro_batches
 from burnish.data.mixing import Mix, mix_rows, mix_tokens, ratios, targets
-from burnish.data.replay import ReplayRows
+from burnish.data.replay import ReplayRows, collate_replayed
 from burnish.train.updates import Updates
 
 Collate = Callable[[Mix, Sequence[int], float], Batch]
@@ -68,6 +70,37 @@ class MixedUpdates:
 
     def _batch(self, step: int, places: Sequence[int]) -> Batch:
         return self.collate(self.mix, places, float(self.mix.shares[step]))
+
+
+def mixed(task: Updates, rows: ReplayRows, pad_id: int, decoder_start_id: int | None, tasks: bool) -> MixedUpdates:
+    """The updates of a task with replayed rows beside its own.
+
+    Args:
+        task: The updates of the task.
+        rows: What is replayed.
+        pad_id: Token that fills up.
+        decoder_start_id: First token of an encoder-decoder's decoder.
+        tasks: Whether rows of this job name a task.
+    """
+    layout: Layout = task.layout
+    collate = partial(
+        collate_replayed, rows, layout=layout, pad_id=pad_id, decoder_start_id=decoder_start_id, tasks=tasks
+    )
+    return MixedUpdates(task, rows, collate)
+
+
+def replay_settings(updates: Updates | MixedUpdates) -> list[Finding]:
+    """What is replayed over a whole training, in words."""
+    if not isinstance(updates, MixedUpdates):
+        return []
+    rows, tokens, task_rows, task_tokens = updates.totals()
+    summary = updates.replayed.summary
+    origins = ", ".join(f"{part['name']} ({part['rows']:,} rows)" for part in summary["parts"])
+    what = (
+        f"{rows:,} general rows are replayed beside {task_rows:,} of the task ({rows / (rows + task_rows):.1%} of the "
+        f"rows, {tokens / (tokens + task_tokens):.1%} of the tokens), from {origins}; the log has both losses apart"
+    )
+    return [Finding("note", "data.replay", what, where="data.replay")]
 
 
 def planned_mix(task: Updates, rows: ReplayRows) -> Mix:

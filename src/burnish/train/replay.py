@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -200,12 +200,3 @@ def _notes(found: Sequence[_Found], kept: Sequence[int]) -> Iterator[Finding]:
             rows = "1 row" if left_out == 1 else f"{left_out:,} rows"
             what = f"{rows} of `{one.name}` are held out for the evaluation, and are not replayed"
             yield Finding("note", "replay.held-out", what, where="data.replay")
-
-
-def planned(summary: Mapping[str, Any], rows: int, tokens: int, task_rows: int, task_tokens: int) -> str:
-    """What is replayed over a whole training, in words."""
-    origins = ", ".join(f"{part['name']} ({part['rows']:,} rows)" for part in summary["parts"])
-    return (
-        f"{rows:,} general rows are replayed beside {task_rows:,} of the task ({rows / (rows + task_rows):.1%} of the "
-        f"rows, {tokens / (tokens + task_tokens):.1%} of the tokens), from {origins}; the log has both losses apart"
-    )

@@ -24,14 +24,13 @@ from burnish.core.types import Context, Term
 from burnish.data.augmenting import trace_of
 from burnish.data.batches import Layout, collate
 from burnish.data.prepare import Prepared
-from burnish.data.replay import collate_replayed
 from burnish.models.fuse import fuse
 from burnish.models.head import head_of
 from burnish.models.load import Loaded, pad_id
 from burnish.models.recompute import checkpoint_activations
 from burnish.models.route import name_tasks
 from burnish.objectives.context import ModelContext
-from burnish.objectives.replay import with_replay
+from burnish.objectives.replay import replay_terms
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
 from burnish.train.config import RunConfig
@@ -42,10 +41,9 @@ from burnish.train.layout import decoder_start, settle_layout
 from burnish.train.liveness import Watched
 from burnish.train.loop import tell
 from burnish.train.memory import keeping, refuse_impossible_memory
-from burnish.train.mixed import MixedUpdates
+from burnish.train.mixed import MixedUpdates, mixed, replay_settings
 from burnish.train.precision import Precision, choose_precision
 from burnish.train.regularizing import Regularizing, regularizing
-from burnish.train.replay import planned
 from burnish.train.sample import Rows
 from burnish.train.settings import settings
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
@@ -92,7 +90,7 @@ class Setup:
     def learnt_terms(self) -> list[Term]:
         """The objective of the task, and that of replayed rows where there are any."""
         replay = self.prepared.replay
-        return self.task_terms if replay is None else with_replay(self.task_terms, replay.config.weight)
+        return [*self.task_terms, *(replay_terms(replay.config.weight) if replay is not None else ())]
 
     @property
     def terms(self) -> list[Term]:
@@ -132,18 +130,9 @@ class Setup:
     @cached_property
     def updates(self) -> Updates | MixedUpdates:
         """The micro-batches of every update, with those of replayed rows."""
-        rows = self.prepared.replay
-        if rows is None:
-            return self.task_updates
-        collate = partial(
-            collate_replayed,
-            rows,
-            layout=self.layout,
-            pad_id=pad_id(self.loaded.tokenizer),
-            decoder_start_id=decoder_start(self.loaded),
-            tasks=bool(self.config.data.tasks),
-        )
-        return MixedUpdates(self.task_updates, rows, collate)
+        rows, tasks = self.prepared.replay, bool(self.config.data.tasks)
+        pad, start = pad_id(self.loaded.tokenizer), decoder_start(self.loaded)
+        return self.task_updates if rows is None else mixed(self.task_updates, rows, pad, start, tasks)
 
     @cached_property
     def task_updates(self) -> Updates:
@@ -322,7 +311,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     refuse_untrained_head(setup)
     with_regularizers(setup, callbacks)
     keep_memory()  # not before: what reading and loading free goes back, so that it leaves no holes
-    for finding in [*settings(setup), *replay_settings(setup)]:
+    for finding in [*settings(setup), *replay_settings(setup.updates)]:
         findings.append(finding)
         tell(callbacks, Noticed(finding))
     setup.updates  # noqa: B018  # made now, so that a contradiction in it is refused now
@@ -338,14 +327,6 @@ def with_regularizers(setup: Setup, callbacks: Sequence[Callback]) -> None:
     for finding in setup.regularizing.notes:
         setup.findings.append(finding)
         tell(callbacks, Noticed(finding))
-
-
-def replay_settings(setup: Setup) -> list[Finding]:
-    """What is replayed over the training."""
-    if not isinstance(setup.updates, MixedUpdates):
-        return []
-    summary = setup.prepared.summary["replay"]
-    return [Finding("note", "data.replay", planned(summary, *setup.updates.totals()), where="data.replay")]
 
 
 def with_tokens(config: RunConfig, loaded: Loaded) -> RunConfig:

@@ -30,7 +30,7 @@ from burnish.train.state import TrainState
 
 NAME = "stopped"
 _BATCH, _WEIGHTS, _NOTE = "batch.safetensors", "trainable.safetensors", "stopped.json"
-_PLAIN = ("segment_lengths", "row_ids", "tasks", "replay")
+_PLAIN = ("segment_lengths", "row_ids", "tasks")
 
 
 def keep_stopped(

@@ -1,0 +1,114 @@
+"""Options between task and retention as a table, in a terminal or on a page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from burnish.compare.front import Advice, Option, Place
+from burnish.compare.results import NAMES
+from burnish.compare.words import DASH, arrow
+from burnish.core.files import write_atomic
+
+HERE = Path(__file__).parent
+LEFT = ("stands",)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is shown of the options.
+
+    Attributes:
+        header: Names of the columns.
+        rows: Cells, and whether the row is the one that is recommended.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], bool], ...]
+
+
+def table_of(
+    options: Sequence[Option],
+    places: Mapping[str, Place],
+    metric: str,
+    advice: Advice | None,
+    *,
+    first: str,
+    facts: Mapping[str, Sequence[str]] | None = None,
+    fact_names: Sequence[str] = (),
+) -> Table:
+    """One line for every option.
+
+    Args:
+        options: In the order in which they are shown.
+        places: Where each stands.
+        metric: The metric of the task.
+        advice: What is recommended.
+        first: Name of the first column.
+        facts: Further cells by label.
+        fact_names: Their columns.
+    """
+    header = (first, NAMES[metric], "95 % interval", "kept", "95 % interval ", "stands", *fact_names)
+    rows = []
+    for option in options:
+        kept = option.kept
+        cells = (
+            option.label,
+            f"{option.task.value:.3f}",
+            f"{option.task.low:.3f} to {option.task.high:.3f}",
+            f"{kept.value:.1%}" if kept else DASH,
+            f"{kept.low:.1%} to {kept.high:.1%}" if kept else DASH,
+            standing(places[option.label]) if kept else DASH,
+            *(facts or {}).get(option.label, ()),
+        )
+        rows.append((cells, advice is not None and option.label == advice.label))
+    return Table(header, tuple(rows))
+
+
+def standing(place: Place) -> str:
+    """Where an option stands, in words."""
+    if place.on_front:
+        return "on the front"
+    return f"beaten by {place.beaten_by}" + ("" if place.clearly else ", within the noise")
+
+
+def caption(metric: str, rows: int, split: str, seeds: int) -> str:
+    """What the numbers are of."""
+    times = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    return (
+        f"{NAMES[metric]} on {rows:,} {split} rows, {times}, {arrow(metric)}; kept: what is left of what the original "
+        "knew, 100 % where nothing was lost"
+    )
+
+
+def write_page(
+    path: Path,
+    table: Table,
+    svg: str,
+    *,
+    title: str,
+    subject: str,
+    verdict: Sequence[str],
+    about: str,
+    notes: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
+) -> None:
+    """Write the page, whole or not at all; every label is escaped."""
+    loader = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    text = loader.get_template("front.html.j2").render(
+        title=title,
+        subject=subject,
+        verdict=verdict,
+        svg=Markup(svg),
+        caption=about,
+        header=table.header,
+        left=LEFT,
+        rows=[{"cells": cells, "taken": taken} for cells, taken in table.rows],
+        notes=notes,
+    )
+    write_atomic(path, text.encode("utf-8", "replace"))

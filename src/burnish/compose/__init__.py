@@ -1,0 +1,1 @@
+"""Combining weights after the training: on the line to the original, and as averages."""
