@@ -25,6 +25,7 @@ from burnish.cli import (
     report,
     resume,
     run,
+    sequence,
     verify,
     verify_export,
 )
@@ -58,6 +59,7 @@ COMMANDS = (
     inspect,
     evaluate,
     compare,
+    sequence,
     generate,
     chat,
     classify,

@@ -73,7 +73,7 @@ def retention_sentence(evaluation: Mapping[str, Any]) -> str:
     if found.get("measure") == "representations":
         cka = number(mapping(found.get("change")).get("cka"))
         return (
-            f"{gained}what the head reads of general texts has a mean cosine of {decimal(value)} "
+            f"{gained}{'and ' * bool(gained)}what the head reads of general texts has a mean cosine of {decimal(value)} "
             f"(95 % interval {decimal(low)} to {decimal(high)}) to what it was"
             + (f", linear CKA {decimal(cka)}" if cka is not None else "")
         )
@@ -159,6 +159,6 @@ _NOTES = {
     "accuracy of a suite; the retention is the mean of all parts, each cut at 100 %. KL is that of the tuned model’s "
     "predictions from the original’s, in nats a token, with all but the 64 likeliest tokens taken as one.",
     "representations": "The head is new, so there are no predictions of tokens to compare: “left” is the mean cosine "
-    "between what the head reads of a text before and after. It says how far the model moved, not what it can no longer "
-    "do.",
+    "between what the head reads of a text before and after. It says how far the model moved, not what it can no "
+    "longer do.",
 }
