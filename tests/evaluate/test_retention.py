@@ -258,6 +258,10 @@ def test_short_forms(tmp_path: Path) -> None:
     assert EvaluateConfig.model_validate({"retention": ["general", str(path)]}).retention.sources[0] == "general"
     with pytest.raises(ValueError, match="stands alone"):
         EvaluateConfig.model_validate({"retention": ["none", "general"]})
+    with pytest.raises(ValueError, match="leave `every_steps` out"):
+        EvaluateConfig.model_validate({"retention": {"sources": "none", "every_steps": 2}})
+    off = EvaluateConfig.model_validate({"retention": "none"})
+    assert EvaluateConfig.model_validate(off.model_dump(mode="json")) == off
 
 
 def test_transfer_by_hand() -> None:

@@ -52,7 +52,7 @@ def found_in(result: RunResult) -> dict[str, Any]:
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_training_is_the_same_to_the_bit(tmp_path: Path, adapter: str) -> None:
-    """With dropout, with and without a retention set that is scored at every second update: equal weights, equal log."""
+    """With dropout, with and without a retention set that is scored at every second update: equal weights and log."""
     files, logs = [], []
     for name in ("without", "with"):
         evaluate = with_set(tmp_path / name, every_steps=2) if name == "with" else {"samples": 0}

@@ -9,7 +9,7 @@ from typing import Any
 from burnish.report.charts import Chart, Point, Series, line_chart
 from burnish.report.examples import visible
 from burnish.report.metrics import METRICS, metric_of, score
-from burnish.report.numbers import DASH, decimal, number, share, signed
+from burnish.report.numbers import DASH, count, decimal, number, plural, share, signed
 from burnish.report.read import Run, mapping, objects
 from burnish.report.verdict import main_metric
 
@@ -50,7 +50,7 @@ def forgetting(run: Run) -> Forgetting | None:
     head = ("Kind", "Before", "After", "Left", "95 % interval", "KL", "Same top token")
     return Forgetting(
         sentence=sentence,
-        note=_NOTES["representations" if reads else "predictions"],
+        note=f"{_size(found)} {_NOTES['representations' if reads else 'predictions']}",
         head=("Kind", "Left", "95 % interval") if reads else head,
         parts=[_short(row) for row in _parts(found)] if reads else _parts(found),
         lost=[
@@ -81,6 +81,13 @@ def retention_sentence(evaluation: Mapping[str, Any]) -> str:
     if value >= 1:
         return f"{gained}lost nothing of what it knew ({between})"
     return f"{gained}lost {share(1 - value)} of what it knew ({between}); least is left of {_worst(found)}"
+
+
+def _size(found: Mapping[str, Any]) -> str:
+    """``60 texts and 120 questions (general), 7,957 tokens.``"""
+    asked = f" and {plural(found.get('questions'), 'question')}" if number(found.get("questions")) else ""
+    names = ", ".join(str(one.get("path")) for one in objects(found.get("sources")))
+    return f"{plural(found.get('texts'), 'text')}{asked} ({names}), {count(found.get('tokens'))} tokens."
 
 
 def _percent(value: float) -> str:
