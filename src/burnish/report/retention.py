@@ -72,8 +72,9 @@ def retention_sentence(evaluation: Mapping[str, Any]) -> str:
     gained = _gained(evaluation)
     if found.get("measure") == "representations":
         cka = number(mapping(found.get("change")).get("cka"))
+        opening = f"{gained}and " if gained else ""
         return (
-            f"{gained}{'and ' * bool(gained)}what the head reads of general texts has a mean cosine of {decimal(value)} "
+            f"{opening}what the head reads of general texts has a mean cosine of {decimal(value)} "
             f"(95 % interval {decimal(low)} to {decimal(high)}) to what it was"
             + (f", linear CKA {decimal(cka)}" if cka is not None else "")
         )
