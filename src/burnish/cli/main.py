@@ -28,6 +28,7 @@ from burnish.cli import (
     resume,
     run,
     tradeoff,
+    sequence,
     verify,
     verify_export,
 )
@@ -62,6 +63,7 @@ COMMANDS = (
     inspect,
     evaluate,
     compare,
+    sequence,
     generate,
     chat,
     classify,

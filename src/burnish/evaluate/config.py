@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from burnish.core.config import Config
 from burnish.models.generate import GenerateConfig
@@ -46,6 +46,16 @@ class RetentionConfig(Config):
                 raise ValueError("`none` stands alone: name files, or `none`")
             return ()
         return listed
+
+    @model_validator(mode="after")
+    def _nothing_beside_none(self) -> RetentionConfig:
+        fields = type(self).model_fields
+        changed = [n for n, f in fields.items() if n != "sources" and getattr(self, n) != f.default]
+        if not self.sources and changed:
+            raise ValueError(
+                f"without `sources` nothing is measured: leave `{changed[0]}` out, or name what to measure"
+            )
+        return self
 
     @property
     def on(self) -> bool:

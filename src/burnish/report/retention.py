@@ -9,7 +9,7 @@ from typing import Any
 from burnish.report.charts import Chart, Point, Series, line_chart
 from burnish.report.examples import visible
 from burnish.report.metrics import METRICS, metric_of, score
-from burnish.report.numbers import DASH, decimal, number, share, signed
+from burnish.report.numbers import DASH, count, decimal, number, plural, share, signed
 from burnish.report.read import Run, mapping, objects
 from burnish.report.verdict import main_metric
 
@@ -50,7 +50,7 @@ def forgetting(run: Run) -> Forgetting | None:
     head = ("Kind", "Before", "After", "Left", "95 % interval", "KL", "Same top token")
     return Forgetting(
         sentence=sentence,
-        note=_NOTES["representations" if reads else "predictions"],
+        note=f"{_size(found)} {_NOTES['representations' if reads else 'predictions']}",
         head=("Kind", "Left", "95 % interval") if reads else head,
         parts=[_short(row) for row in _parts(found)] if reads else _parts(found),
         lost=[
@@ -72,8 +72,9 @@ def retention_sentence(evaluation: Mapping[str, Any]) -> str:
     gained = _gained(evaluation)
     if found.get("measure") == "representations":
         cka = number(mapping(found.get("change")).get("cka"))
+        opening = f"{gained}and " if gained else ""
         return (
-            f"{gained}what the head reads of general texts has a mean cosine of {decimal(value)} "
+            f"{opening}what the head reads of general texts has a mean cosine of {decimal(value)} "
             f"(95 % interval {decimal(low)} to {decimal(high)}) to what it was"
             + (f", linear CKA {decimal(cka)}" if cka is not None else "")
         )
@@ -81,6 +82,13 @@ def retention_sentence(evaluation: Mapping[str, Any]) -> str:
     if value >= 1:
         return f"{gained}lost nothing of what it knew ({between})"
     return f"{gained}lost {share(1 - value)} of what it knew ({between}); least is left of {_worst(found)}"
+
+
+def _size(found: Mapping[str, Any]) -> str:
+    """``60 texts and 120 questions (general), 7,957 tokens.``"""
+    asked = f" and {plural(found.get('questions'), 'question')}" if number(found.get("questions")) else ""
+    names = ", ".join(str(one.get("path")) for one in objects(found.get("sources")))
+    return f"{plural(found.get('texts'), 'text')}{asked} ({names}), {count(found.get('tokens'))} tokens."
 
 
 def _percent(value: float) -> str:
@@ -159,6 +167,6 @@ _NOTES = {
     "accuracy of a suite; the retention is the mean of all parts, each cut at 100 %. KL is that of the tuned model’s "
     "predictions from the original’s, in nats a token, with all but the 64 likeliest tokens taken as one.",
     "representations": "The head is new, so there are no predictions of tokens to compare: “left” is the mean cosine "
-    "between what the head reads of a text before and after. It says how far the model moved, not what it can no longer "
-    "do.",
+    "between what the head reads of a text before and after. It says how far the model moved, not what it can no "
+    "longer do.",
 }

@@ -91,7 +91,7 @@ def open_target(config: RunConfig, split: str, *, run: Path | None = None) -> Ta
     precision = choose_precision(config.train.precision, default_device(), trains_base=False)
     loaded = load_handed_over(run, dtype=precision.base) if run else load_new(config, precision.base)
     loaded.model.to(default_device())  # type: ignore[arg-type]
-    return Target(config, loaded, prepared, rows, _view(config, loaded), run)
+    return Target(config, loaded, prepared, rows, view_of(config, loaded), run)
 
 
 def split_of(config: RunConfig, prepared: Prepared, name: str) -> Split:
@@ -149,7 +149,7 @@ def calibrate_target(target: Target) -> float:
     return head.temperature
 
 
-def _view(config: RunConfig, loaded: Loaded) -> View:
+def view_of(config: RunConfig, loaded: Loaded) -> View:
     precision = choose_precision("fp32", loaded.model.device, trains_base=False)
     layout = settle_layout(config, loaded)
     if layout == "packed":
@@ -192,7 +192,7 @@ def held_out(config: RunConfig, limit: int) -> HeldOut | None:
     table, examples = prepared.table(split).head(limit), prepared.examples[split][:limit]
     rows = Split.make(split, table, examples, settings, prepared.renderer)
     return HeldOut(
-        score=lambda loaded: evaluate(_view(config, loaded), rows, settings, prepared.renderer).values(),
+        score=lambda loaded: evaluate(view_of(config, loaded), rows, settings, prepared.renderer).values(),
         ids=[[int(i) for i in table.row(n)[0]] for n in range(len(table))],
     )
 

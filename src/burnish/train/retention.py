@@ -24,10 +24,11 @@ from burnish.evaluate.retention.rows import RetentionRows, make_rows
 from burnish.evaluate.retention.score import Said, listen
 from burnish.evaluate.retention.sources import RetentionSet, read_set
 from burnish.models.anatomy import numbered_modules
+from burnish.models.load import load
 from burnish.train.folder import RunFolder
 from burnish.train.loop import tell
 from burnish.train.setup import Setup
-from burnish.train.tasks import load_new
+from burnish.train.tasks import task_of
 
 FILE = "retention.safetensors"
 """What the original said, in the run folder."""
@@ -165,7 +166,8 @@ class Retention:
         setup = self.setup
         if not setup.attached.trains_base:
             return adapter_drift(setup.attached)
-        original = load_new(setup.config, setup.precision.base)
+        headless = task_of(setup.config).headless
+        original = load(setup.config.model, setup.precision.base, verify=False, headless=headless)
         numbers = {name: number for name, _, number in numbered_modules(setup.loaded.model)}
         after = {name: p.detach() for name, p in setup.attached.trainable()}
         layers = {name: numbers.get(name.rpartition(".")[0]) for name in after}
