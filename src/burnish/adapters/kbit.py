@@ -1,4 +1,4 @@
-"""What cannot be done to a base whose weights are kept in 4 bits, refused by name before the first step."""
+"""What cannot be done to a base whose weights are kept in few bits, refused by name before the first step."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from transformers import PreTrainedModel
 
 from burnish.adapters.base import METHODS, MethodConfig, Parts
 from burnish.core.errors import UserError
-from burnish.models.quantize import is_quantized
+from burnish.models.quantize import bits_of
 
 
 def refuse_quantized(model: PreTrainedModel, configs: Sequence[MethodConfig], parts: Sequence[Parts]) -> None:
-    """Refuse methods that would train weights of 4 bits, or hand over a whole model that holds some.
+    """Refuse methods that would train weights of few bits, or hand over a whole model that holds some.
 
     Raises:
         UserError: With the method's name.
     """
-    if not any(is_quantized(module) for module in model.modules()):
+    bits = next((found for module in model.modules() if (found := bits_of(module)) is not None), None)
+    if bits is None:
         return
     for config, part in zip(configs, parts, strict=True):
         coded = [name for name in part.base if not model.get_parameter(name).is_floating_point()]
         if coded or METHODS[config.method].format == "model":
             raise UserError(
-                f"`{config.method}` trains the base's own weights, and this base keeps them in 4 bits, which no "
+                f"`{config.method}` trains the base's own weights, and this base keeps them in {bits} bits, which no "
                 "gradient reaches",
                 where=coded[0] if coded else "adapter.method",
                 fix="train an adapter such as `lora` beside them, or leave `model.quantization` out",

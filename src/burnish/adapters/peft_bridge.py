@@ -38,7 +38,7 @@ from burnish.core.errors import UserError
 from burnish.core.files import write_atomic
 from burnish.core.names import suggestion
 from burnish.models.anatomy import ALL_LINEAR, Site, select, sites
-from burnish.models.quantize import is_quantized, no_notes
+from burnish.models.quantize import bits_of, is_quantized, no_notes
 
 PEFT = "peft:"
 SET = "default"  # what `peft` calls the one set of each of its layers
@@ -99,7 +99,7 @@ class PeftAdapter(Adapter):
     def check_mergeable(self, host: nn.Module) -> None:
         """Refuse weights of 4 bits, and what `peft` refuses to merge, which a copy of the layer tells."""
         if is_quantized(host):
-            raise NotMergeable("a base with weights of 4 bits takes no update", fix="merge into the whole base")
+            raise NotMergeable("a base with weights of few bits takes no update", fix="merge into the whole base")
         try:
             copy.deepcopy(self.layer).merge(adapter_names=[SET])
         except Exception as error:
@@ -189,7 +189,14 @@ def _targets(model: PreTrainedModel, name: str, targets: str | Sequence[str]) ->
 
 def _parts(model: PreTrainedModel, name: str, settings: Any, seed: int) -> Parts:
     peft = _library()
-    if name not in ON_4_BITS and any(is_quantized(module) for module in model.modules()):
+    bits = {bits_of(module) for module in model.modules()}
+    if 8 in bits:
+        raise UserError(
+            f"`{PEFT}{name}` was not tried on a base of 8 bits",
+            where="adapter.method",
+            fix="use a method of Burnish's own such as `lora`, or leave `model.quantization` out",
+        )
+    if name not in ON_4_BITS and 4 in bits:
         raise UserError(
             f"`{PEFT}{name}` reads the weights of the base, and this base keeps them in 4 bits",
             where="adapter.method",
