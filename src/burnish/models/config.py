@@ -15,7 +15,7 @@ class QuantizationConfig(Config):
     kind: Literal["nf4", "fp4", "int8"] = "nf4"
     """The values that a weight can take. Sixteen: `nf4`, quantiles of the normal distribution, or `fp4`, a float of 4
     bits; `nf4` loses less on weights that are normally distributed, which those of language models nearly are. `int8`:
-    255 steps of the largest weight of its row, in twice the memory, with an error some fifteen times smaller."""
+    255 steps of the largest weight of its row, in twice the memory, with an error some ten times smaller."""
     double: bool = True
     """Quantise the constants of the blocks too: 0.13 bits for each weight in place of 0.5, at 64 weights a block."""
     compute: Literal["auto", "bf16", "fp32"] = "auto"
