@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from burnish.adapters.base import METHODS, RESERVED, Adapter, Method, MethodConfig, NotMergeable, Parts, Placed
+from burnish.adapters.kbit import refuse_on_few_bits
 from burnish.adapters.peft_format import CONFIG, OUTSIDE, PREFIX, WEIGHTS, base_modules, task_type
 from burnish.adapters.peft_methods import (
     BOOKKEEPING,
@@ -38,7 +39,7 @@ from burnish.core.errors import UserError
 from burnish.core.files import write_atomic
 from burnish.core.names import suggestion
 from burnish.models.anatomy import ALL_LINEAR, Site, select, sites
-from burnish.models.quantize import bits_of, is_quantized, no_notes
+from burnish.models.quantize import is_quantized, no_notes
 
 PEFT = "peft:"
 SET = "default"  # what `peft` calls the one set of each of its layers
@@ -189,19 +190,7 @@ def _targets(model: PreTrainedModel, name: str, targets: str | Sequence[str]) ->
 
 def _parts(model: PreTrainedModel, name: str, settings: Any, seed: int) -> Parts:
     peft = _library()
-    bits = {bits_of(module) for module in model.modules()}
-    if 8 in bits:
-        raise UserError(
-            f"`{PEFT}{name}` was not tried on a base of 8 bits",
-            where="adapter.method",
-            fix="use a method of Burnish's own such as `lora`, or leave `model.quantization` out",
-        )
-    if name not in ON_4_BITS and 4 in bits:
-        raise UserError(
-            f"`{PEFT}{name}` reads the weights of the base, and this base keeps them in 4 bits",
-            where="adapter.method",
-            fix=f"leave `model.quantization` out, or use one of {', '.join(sorted(ON_4_BITS))}, or `lora`",
-        )
+    refuse_on_few_bits(model, PEFT + name, name in ON_4_BITS)
     before = dict(model.named_modules())
     flags = [(p, p.requires_grad) for p in model.parameters()]
     state = set(vars(model))
