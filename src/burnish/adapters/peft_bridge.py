@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from burnish.adapters.base import METHODS, RESERVED, Adapter, Method, MethodConfig, NotMergeable, Parts, Placed
+from burnish.adapters.kbit import refuse_on_few_bits
 from burnish.adapters.peft_format import CONFIG, OUTSIDE, PREFIX, WEIGHTS, base_modules, task_type
 from burnish.adapters.peft_methods import (
     BOOKKEEPING,
@@ -101,7 +102,7 @@ class PeftAdapter(Adapter):
     def check_mergeable(self, host: nn.Module) -> None:
         """Refuse weights of 4 bits, and what `peft` refuses to merge, which a copy of the layer tells."""
         if is_quantized(host):
-            raise NotMergeable("a base with weights of 4 bits takes no update", fix="merge into the whole base")
+            raise NotMergeable("a base with weights of few bits takes no update", fix="merge into the whole base")
         try:
             copy.deepcopy(self.layer).merge(adapter_names=[SET])
         except Exception as error:
@@ -191,12 +192,7 @@ def _targets(model: PreTrainedModel, name: str, targets: str | Sequence[str]) ->
 
 def _parts(model: PreTrainedModel, name: str, settings: Any, seed: int) -> Parts:
     peft = _library()
-    if name not in ON_4_BITS and any(is_quantized(module) for module in model.modules()):
-        raise UserError(
-            f"`{PEFT}{name}` reads the weights of the base, and this base keeps them in 4 bits",
-            where="adapter.method",
-            fix=f"leave `model.quantization` out, or use one of {', '.join(sorted(ON_4_BITS))}, or `lora`",
-        )
+    refuse_on_few_bits(model, PEFT + name, name in ON_4_BITS)
     before = dict(model.named_modules())
     flags = [(p, p.requires_grad) for p in model.parameters()]
     state = set(vars(model))

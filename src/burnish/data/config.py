@@ -61,7 +61,8 @@ class SourceConfig(Config):
     limit: int | None = Field(None, ge=1)
     """Read only the first so many rows."""
     task: str | None = Field(None, min_length=1, max_length=60)
-    """The task of its rows, for entries of `adapter` that are for some tasks only."""
+    """The task of its rows: for entries of `adapter` that are for some tasks only, and in a classification for heads
+    with classes of their own."""
 
     @field_validator("encoding")
     @classmethod

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from burnish.core.config import Config
 
 
 class QuantizationConfig(Config):
-    """The `quantization` of a model: its linear maps kept in 4 bits and frozen, as QLoRA does it."""
+    """The `quantization` of a model: its linear maps kept in 4 or 8 bits and frozen, as QLoRA does it."""
 
-    kind: Literal["nf4", "fp4"] = "nf4"
-    """The sixteen values that a weight can take: `nf4`, quantiles of the normal distribution, or `fp4`, a float of 4
-    bits. `nf4` loses less on weights that are normally distributed, which those of language models nearly are."""
+    kind: Literal["nf4", "fp4", "int8"] = "nf4"
+    """The values that a weight can take. Sixteen: `nf4`, quantiles of the normal distribution, or `fp4`, a float of 4
+    bits; `nf4` loses less on weights that are normally distributed, which those of language models nearly are. `int8`:
+    255 steps of the largest weight of its row, in twice the memory, with an error some ten times smaller."""
     double: bool = True
     """Quantise the constants of the blocks too: 0.13 bits for each weight in place of 0.5, at 64 weights a block."""
     compute: Literal["auto", "bf16", "fp32"] = "auto"
     """Format of the products with these weights; `auto` is the one that the run computes in."""
     block_size: Literal[32, 64, 128, 256, 512, 1024] = 64
-    """Weights that share a constant. Smaller blocks lose less and take more."""
+    """Weights that share a constant. Smaller blocks lose less and take more. With `int8` a row shares one."""
     skip: tuple[str, ...] = ()
     """Linear maps that are left as they are: ends of module names such as `down_proj`, roles such as `attention`, or
     `re:PATTERN`."""
+
+    @model_validator(mode="after")
+    def _blocks_are_for_4_bits(self) -> QuantizationConfig:
+        idle = sorted({"double", "block_size"} & self.model_fields_set) if self.kind == "int8" else []
+        changed = [name for name in idle if getattr(self, name) != type(self).model_fields[name].default]
+        if changed:
+            raise ValueError(f"`{changed[0]}` is for codes of 4 bits; with `int8` a row has one constant: leave it out")
+        return self
 
 
 class ModelConfig(Config):
@@ -40,8 +49,8 @@ class ModelConfig(Config):
     chat_template: str | None = None
     """A Jinja file that replaces the tokenizer's chat template."""
     quantization: QuantizationConfig | None = None
-    """Keep the linear maps inside the layers in 4 bits while the rest is trained around them (QLoRA): `nf4`, `fp4`, or
-    a section. Needs `bitsandbytes`. Without it the weights are kept as `train.precision` says."""
+    """Keep the linear maps inside the layers in few bits while the rest is trained around them (QLoRA): `nf4` or `fp4`,
+    which need `bitsandbytes`, `int8`, or a section. Without it the weights are kept as `train.precision` says."""
 
     @field_validator("quantization", mode="before")
     @classmethod

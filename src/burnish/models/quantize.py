@@ -5,6 +5,8 @@ of a table that is nearest to ``w / c`` (equations 1 and 4). With double quantis
 kept in 8 bits, in blocks of 256 (section 3). What is not a linear map inside a layer (embeddings, norms, head, biases)
 keeps the format of an unquantised run; all of it is frozen, and what adapters train is kept in fp32.
 
+With ``kind: int8`` the maps are kept in 8 bits in their place (`quantize_8_bits`).
+
 The codes are made of the weights as the files hold them, whatever format a run computes in, so that training, scoring
 and reading back meet the same base. The kernels and `Linear4bit` are those of `bitsandbytes`, an optional extra.
 """
@@ -12,7 +14,7 @@ and reading back meet the same base. The kernels and `Linear4bit` are those of `
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
@@ -25,13 +27,16 @@ from transformers.pytorch_utils import Conv1D
 from burnish.core.errors import UserError
 from burnish.models.anatomy import ALL_LINEAR, Site, select
 from burnish.models.config import QuantizationConfig
+from burnish.models.quantize_8_bits import EightBitLinear, unpacked
 from burnish.ops.projections import Projection, project
 
+INT8 = "int8"
+Make = Callable[[Tensor, Tensor | None], nn.Module]
 _COMPUTE = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def quantize_(model: PreTrainedModel, config: QuantizationConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """Put a map of 4 bits in the place of every linear map and Conv1D inside the layers, one after the other.
+    """Put a map of few bits in the place of every linear map and Conv1D inside the layers, one after the other.
 
     Args:
         model: A model with the weights of its files, in their format. It is changed in place and frozen.
@@ -44,11 +49,11 @@ def quantize_(model: PreTrainedModel, config: QuantizationConfig, dtype: torch.d
     Raises:
         UserError: `bitsandbytes` is missing or does not work here, or `skip` names nothing.
     """
-    make = _layer_class()
+    make = _MAKERS[config.kind](config, dtype)
     chosen, skipped = _chosen(model, config)
     for site in chosen:  # the old weight goes before the next one comes
         parent, _, name = site.name.rpartition(".")
-        setattr(model.get_submodule(parent), name, _quantised(site.host, config, dtype, make))
+        setattr(model.get_submodule(parent), name, _quantised(site.host, make))
     kept = _kept_in_fp32(model)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not (kept & set(name.split("."))):
@@ -63,22 +68,29 @@ def quantize_(model: PreTrainedModel, config: QuantizationConfig, dtype: torch.d
 
 
 def round_trip_(model: PreTrainedModel, config: QuantizationConfig) -> None:
-    """Replace every weight that would be quantised by what 4 bits make of it, in its own format.
+    """Replace every weight that would be quantised by what few bits make of it, in its own format.
 
     Args:
         model: As for ``quantize_``.
         config: How.
     """
-    make = _layer_class()
+    make = _MAKERS[config.kind](config, torch.float32)
     for site in _chosen(model, config)[0]:
-        values = matrix_of(_quantised(site.host, config, torch.float32, make))
+        values = matrix_of(_quantised(site.host, make))
         weight = site.host.get_parameter("weight")
         weight.data.copy_(values.t() if isinstance(site.host, Conv1D) else values)
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether a module's weight is kept in 4 bits."""
-    return getattr(module._parameters.get("weight"), "quant_state", None) is not None
+    """Whether a module's weight is kept in few bits."""
+    return bits_of(module) is not None
+
+
+def bits_of(module: nn.Module) -> int | None:
+    """How many bits a module's weight is kept in; None for a plain one."""
+    if isinstance(module, EightBitLinear):
+        return 8
+    return 4 if getattr(module._parameters.get("weight"), "quant_state", None) is not None else None
 
 
 def matrix_of(host: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -87,6 +99,8 @@ def matrix_of(host: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
     The kernel is given blocks in place of rows. Given rows, that of bitsandbytes 0.50 for processors takes the wrong
     constants wherever a row is no whole number of blocks, which doubles the error of the weights and says nothing.
     """
+    if isinstance(host, EightBitLinear):
+        return unpacked(host, dtype)
     weight: Any = host.weight
     state = weight.quant_state
     constants = state.absmax
@@ -110,11 +124,15 @@ def numbers_in(parameter: Tensor) -> int:
 
 
 def bytes_by_part(model: nn.Module) -> dict[str, int]:
-    """Bytes of a quantised model: ``weights`` of 4 bits, their ``constants`` with the tables, and the ``rest``."""
+    """Bytes of a quantised model: ``weights`` of few bits, their ``constants`` with the tables, and the ``rest``."""
     parts: dict[str, dict[int, int]] = {"weights": {}, "constants": {}, "rest": {}}
+    eights = [module for module in model.modules() if isinstance(module, EightBitLinear)]
+    codes = {id(module.weight) for module in eights}
+    parts["constants"] = {module.constants.data_ptr(): module.constants.nbytes for module in eights}
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
-        parts["rest" if state is None else "weights"][parameter.data_ptr()] = parameter.nbytes
+        coded = state is not None or id(parameter) in codes
+        parts["weights" if coded else "rest"][parameter.data_ptr()] = parameter.nbytes
         for tensor in _constants(state):
             parts["constants"][tensor.data_ptr()] = tensor.nbytes  # tables are shared between layers
     sums = {name: sum(found.values()) for name, found in parts.items()}
@@ -141,7 +159,8 @@ def _chosen(model: PreTrainedModel, config: QuantizationConfig) -> tuple[list[Si
         # a weight that another module shares would come apart, and code that reads the format of a weight (T5's `wo`)
         # would take that of the codes for it
         shared = len(owners[id(site.host.weight)]) > 1
-        broken = site.host.weight.numel() % config.block_size  # the last block would be a shorter one
+        # the last block would be a shorter one
+        broken = config.kind != INT8 and site.host.weight.numel() % config.block_size
         stays = site.name in left_out or shared or broken or kept & set(site.name.split("."))
         (skipped if stays else chosen).append(site)
     return chosen, skipped
@@ -163,13 +182,34 @@ def _kept_in_fp32(model: PreTrainedModel) -> set[str]:
     return {name for group in names for name in group}
 
 
-def _quantised(host: nn.Module, config: QuantizationConfig, dtype: torch.dtype, make: Any) -> nn.Module:
+def _quantised(host: nn.Module, make: Make) -> nn.Module:
     weight, bias = host.get_parameter("weight").detach(), host._parameters.get("bias")
     matrix = (weight.t() if isinstance(host, Conv1D) else weight).float().contiguous()
-    layer: nn.Module = make(matrix, bias, config)
-    state: Any = layer.weight.quant_state  # type: ignore[union-attr]
-    state.dtype = _COMPUTE[config.compute] or dtype  # what the backward pass unpacks to
-    return layer.train(host.training)
+    return make(matrix, bias).train(host.training)
+
+
+def _four_bits(config: QuantizationConfig, dtype: torch.dtype) -> Make:
+    cls = _layer_class()
+
+    def make(matrix: Tensor, bias: Tensor | None) -> nn.Module:
+        layer: nn.Module = cls(matrix, bias, config)
+        state: Any = layer.weight.quant_state  # type: ignore[union-attr]
+        state.dtype = _COMPUTE[config.compute] or dtype  # what the backward pass unpacks to
+        return layer
+
+    return make
+
+
+def _eight_bits(config: QuantizationConfig, dtype: torch.dtype) -> Make:
+    return lambda matrix, bias: EightBitLinear(matrix, bias, _COMPUTE[config.compute])
+
+
+_MAKERS: Mapping[str, Callable[[QuantizationConfig, torch.dtype], Make]] = {
+    "nf4": _four_bits,
+    "fp4": _four_bits,
+    INT8: _eight_bits,
+}
+"""What makes a map of few bits of a matrix and a bias, by the kind of codes."""
 
 
 @lru_cache(maxsize=1)
