@@ -27,8 +27,8 @@ from burnish.cli import (
     report,
     resume,
     run,
-    tradeoff,
     sequence,
+    tradeoff,
     verify,
     verify_export,
 )
