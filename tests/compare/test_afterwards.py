@@ -66,15 +66,15 @@ def test_the_ends_score_as_original_and_tuned_and_the_choice_is_written(
     monkeypatch.setattr(afterwards, "meter_of", meter({0.0: 1.0, 0.5: 0.985, 1.0: 0.9}))
     monkeypatch.setattr(afterwards, "deciding", lambda config: "loss")
     result = afterwards.interpolate_run(finished, [0.5], 0.02)
-    assert [option.label for option in result.options] == ["0", "0.5", "1"]
+    assert [option.label for option in result.options] == ["alpha 0", "alpha 0.5", "alpha 1"]
     losses = [option.task.value for option in result.options]
     assert losses[0] > losses[1] > losses[2]  # the tiny model has learnt something
-    assert result.advice is not None and result.advice.label == "0.5" and result.advice.within
+    assert result.advice is not None and result.advice.label == "alpha 0.5" and result.advice.within
     tuned, between = load_handed_over(finished).model, open_model(str(result.export)).model
     own = {n: p for n, p in tuned.named_parameters() if n.endswith(".B")}
     found = dict(between.named_parameters())
     assert own and all(torch.equal(found[name], 0.5 * p) for name, p in own.items())
-    assert json.loads((finished / "interpolation.json").read_text())["advice"]["label"] == "0.5"
+    assert json.loads((finished / "interpolation.json").read_text())["advice"]["label"] == "alpha 0.5"
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
@@ -95,7 +95,7 @@ def test_a_model_that_was_tuned_whole(tmp_path: Path) -> None:
     assert result.metric == "loss" and result.advice is not None and "not measured" in result.advice.words[0]
     assert (result.export / "model.safetensors").is_file()
     opened = open_model(str(result.export)).model
-    if result.advice.label == "1":
+    if result.advice.label == "alpha 1":
         assert torch.equal(logits(opened), logits(load_handed_over(run).model))
 
 

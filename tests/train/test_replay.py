@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,12 @@ def test_the_models_own_answers_are_made_once(tmp_path: Path, monkeypatch: pytes
     assert "Replayed rows: 20.0% of the rows" in console.export_text()
 
 
+def pieces(text: str, size: int = 6) -> set[tuple[str, ...]]:
+    """Stretches of words of a text."""
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
+
+
 def test_the_texts_of_burnish_are_many_and_distinct() -> None:
     """About a hundred passages in several languages; none is there twice, and none is a fragment."""
     from burnish.train.own_answers import PROMPTS
@@ -196,7 +203,13 @@ def test_the_texts_of_burnish_are_many_and_distinct() -> None:
 
     passages = GENERAL.read_text(encoding="utf-8").strip().split("\n\n")
     assert len(passages) == len(set(passages)) > 100 and min(map(len, passages)) > 70
-    assert len(set(PROMPTS.read_text(encoding="utf-8").splitlines())) >= 64
+    prompts = PROMPTS.read_text(encoding="utf-8").splitlines()
+    assert len(set(prompts)) >= 64
+    measured = GENERAL.parents[1] / "evaluate" / "retention" / "general.jsonl"
+    for line in measured.read_text(encoding="utf-8").splitlines() if measured.is_file() else ():
+        row = json.loads(line)  # what is trained on measures nothing any more
+        own = pieces(row.get("text") or row["question"])
+        assert not any(own & pieces(text) for text in [*passages, *prompts]), row
 
 
 @pytest.mark.parametrize(

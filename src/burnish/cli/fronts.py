@@ -18,7 +18,6 @@ from burnish.core.files import finite
 
 WIDE = 150
 TITLES = {"interpolation": "Between the original and the tuned model", "average": "Averaged checkpoints"}
-_FIRST = {"interpolation": "alpha", "average": "weights"}
 
 
 def read_share(text: str) -> float:
@@ -69,7 +68,7 @@ def show_words(console: Console, words: Sequence[str]) -> None:
 def show_afterwards(result: Afterwards, tolerance: float, *, as_json: bool) -> int:
     """Print and write what came of a finished run."""
     advice = result.advice
-    table = table_of(result.options, result.places, result.metric, advice, first=_FIRST[result.kind])
+    table = table_of(result.options, result.places, result.metric, advice, first="weights")
     taken = advice.label if advice else ""
     svg = draw(
         result.options,

@@ -156,21 +156,19 @@ def interpolate_run(
     judge, found = Judge(target), []
     line.move_(0)
     judge.measure_against_this()
-    chosen = sorted({0.0, 1.0, *alphas})
-    for alpha in chosen:
-        heard(f"scoring alpha {alpha:g}")
+    chosen = {f"alpha {alpha:g}": alpha for alpha in sorted({0.0, 1.0, *alphas})}
+    for label, alpha in chosen.items():
+        heard(f"scoring {label}")
         line.move_(alpha)
-        found.append(judge.option(f"{alpha:g}"))
+        found.append(judge.option(label))
     standing = places(found, judge.metric)
-    advice = advise(found, judge.metric, tolerance, plain="1")
+    advice = advise(found, judge.metric, tolerance, plain="alpha 1")
     assert advice is not None
-    line.move_(float(advice.label))
+    line.move_(chosen[advice.label])
     heard("writing what is recommended")
     export = write_export(path / "interpolated", target.loaded, config)
     rows = target.split.questions
-    result = Afterwards(
-        path, "interpolation", judge.metric, rows, tuple(found), standing, advice, export, f"alpha {advice.label}"
-    )
+    result = Afterwards(path, "interpolation", judge.metric, rows, tuple(found), standing, advice, export, advice.label)
     write_json(path / "interpolation.json", result.to_json())
     return result
 

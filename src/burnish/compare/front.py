@@ -122,7 +122,7 @@ def advise(options: Sequence[Option], metric: str, tolerance: float, plain: str 
     measured = [option for option in options if option.kept is not None]
     if not measured:
         best = max(options, key=by_task)
-        said = f"What the model still knows was not measured; the best {NAMES[metric]} has `{best.label}`."
+        said = f"What the model still knows was not measured; `{best.label}` has the best {NAMES[metric]}."
         return Advice(best.label, False, False, (said,))
     enough = [option for option in measured if _kept(option) >= 1 - tolerance]
     if not enough:

@@ -92,14 +92,14 @@ class Rows:
 
     def __init__(self, parts: Sequence[Part], seed: int) -> None:
         self.parts, self.seed = parts, seed
+        self.weights = np.array([part.weight for part in parts])
         self.given = np.zeros(len(parts))
         self.taken = [0] * len(parts)
         self.passes: list[tuple[int, Ints]] = [(-1, part.rows) for part in parts]
 
     def peek(self) -> tuple[int, int]:
         """Part and number of the next row."""
-        weights = np.array([part.weight for part in self.parts])
-        number = int(np.argmin(np.round(self.given / weights, _DIGITS)))
+        number = int(np.argmin(np.round(self.given / self.weights, _DIGITS)))
         part = self.parts[number]
         turn, place = divmod(self.taken[number], len(part.rows))
         if self.passes[number][0] != turn:
