@@ -103,9 +103,9 @@ def _gained(evaluation: Mapping[str, Any]) -> str:
     before, after = score(base, metric.name).value, score(tuned, metric.name).value
     assert before is not None and after is not None
     gain = metric.gain(before, after)
-    verb = {1: "gained", -1: "lost", 0: "kept"}[gain]
-    label = metric.label if metric.label.isupper() or "F1" in metric.label else metric.label.lower()
-    return f"{verb} {signed(after - before, metric.digits)} {label} on the task, " if gain else f"{verb} its {label}, "
+    verb = {1: "gained", -1: "lost", 0: "stayed"}[gain]
+    change = f"{signed(after - before, metric.digits)} {metric.sentence}" if gain else "what it was"
+    return f"{verb} {change} on the task, "
 
 
 def _worst(found: Mapping[str, Any]) -> str:
