@@ -19,6 +19,7 @@ from burnish.core.events import (
     Evaluated,
     Event,
     Finished,
+    Measured,
     Noticed,
     Saved,
     Stage,
@@ -169,7 +170,7 @@ def ending_lines(event: Event) -> list[str]:
     """How the loop ended; a save needs no line of its own."""
     if isinstance(event, Finished):
         return [f"training ended at step {event.step}: {event.reason}"]
-    assert isinstance(event, (Advanced, Saved, Stepped, Finished))
+    assert isinstance(event, (Advanced, Saved, Stepped, Measured, Finished))
     return []
 
 

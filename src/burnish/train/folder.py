@@ -21,6 +21,9 @@ RECIPE = "recipe.yaml"
 FIRST = (RECIPE, "environment.json", "data.json")
 """What every run has from its start. A folder with a recipe alone may be where somebody keeps recipe and data."""
 
+LOGGED = ("train", "gradients", "validation")
+"""Kinds of lines in the log that belong to an update."""
+
 
 class RunFolder:
     """The files of one run.
@@ -122,7 +125,7 @@ class RunFolder:
     def cut_log(self, step: int) -> None:
         """Drop what was logged after ``step``: a resumed run logs it again."""
         rows = self.read_rows("metrics.jsonl")
-        kept = [row for row in rows if row.get("step", 0) <= step and row.get("kind") in ("train", "validation")]
+        kept = [row for row in rows if row.get("step", 0) <= step and row.get("kind") in LOGGED]
         self.write_rows("metrics.jsonl", kept)
 
     def note(self, findings: Iterable[Finding]) -> None:

@@ -1,0 +1,128 @@
+"""How often the diagnosis names a planted fault, and how often it cries wolf: real small runs, recorded and judged.
+
+    python bench/diagnosis.py record --seeds 5:15 --out runs/diagnosis     # about ten minutes on one core
+    python bench/diagnosis.py judge --seeds 5:15 --out runs/diagnosis      # seconds: the table of docs/diagnosis.md
+
+``record`` trains every condition of ``diagnosis_jobs.py`` with every seed and keeps the log as JSON; runs that are
+there already are not made again. ``judge`` runs the detectors over the recordings as they run beside a live run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diagnosis_jobs import CONDITIONS, Condition, recipe
+
+from burnish.core.config import build
+from burnish.core.errors import TrainingStopped
+from burnish.core.events import Evaluated, Event, Measured, Stepped
+from burnish.core.files import finite
+from burnish.train.config import RunConfig, expand
+from burnish.train.loop import train
+from burnish.train.run import make_job
+from burnish.train.score import Scorer
+from burnish.train.setup import set_up
+from burnish.train.folder import RunFolder
+from burnish.train.state import TrainState
+
+
+class Collector:
+    """Keeps what a run's log would hold."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Stepped):
+            self.lines.append({"kind": "train", "step": event.step, "epoch": event.epoch, **event.metrics})
+        elif isinstance(event, Measured):
+            self.lines.append({"kind": "gradients", "step": event.step, **event.values})
+        elif isinstance(event, Evaluated):
+            self.lines.append({"kind": "validation", "step": event.step, **event.metrics})
+
+
+def record_one(condition: Condition, seed: int) -> dict[str, Any]:
+    """Train one run and return its recipe, what is known of it, and its log."""
+    with tempfile.TemporaryDirectory() as folder:
+        values = recipe(condition, seed, Path(folder))
+        config = build(RunConfig, expand(values))
+        setup = set_up(config)
+        torch.set_num_threads(1)
+        scorer = Scorer(setup, ()).ready()
+        job = make_job(setup, scorer, RunFolder(Path(folder) / "run"))
+        # the guards of the first updates would stop some of these runs before the detectors see them
+        everything = frozenset(name for name, _ in setup.trainable)
+        job = replace(job, save=lambda state: Path(folder), keep=lambda *a: None, unwatched=everything)
+        condition.plant(setup, job)
+        collector, stopped = Collector(), ""
+        try:
+            train(job, TrainState(), [collector])
+        except TrainingStopped as stop:
+            stopped = stop.what
+        model, data = setup.describe(), {"splits": {"train": {"rows": len(setup.prepared.train)}}}
+    kept = {key: model[key] for key in ("updates", "task", "chance_loss", "learning_rate") if key in model}
+    return {
+        "condition": condition.name, "seed": seed, "recipe": config.model_dump(mode="json"), "model": kept,
+        "data": data, "stopped": stopped, "log": collector.lines,
+    }  # fmt: skip
+
+
+def place(out: Path, condition: Condition, seed: int) -> Path:
+    """The file of a recording."""
+    name = "".join(c if c.isalnum() else "-" for c in condition.name).replace("--", "-")
+    return out / f"{name}.{seed}.json"
+
+
+def record(arguments: argparse.Namespace) -> None:
+    """Train what is not there yet, until the time is over."""
+    began = time.monotonic()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for seed in seeds(arguments.seeds):
+        for condition in chosen(arguments):
+            path = place(arguments.out, condition, seed)
+            if path.exists() and not arguments.force:
+                continue
+            if time.monotonic() - began > arguments.minutes * 60:
+                print("time is over; call again to go on")
+                return
+            start = time.monotonic()
+            found = record_one(condition, seed)
+            path.write_text(json.dumps(finite(found)), encoding="utf-8")
+            losses = [line["loss"] for line in found["log"] if line["kind"] == "train"]
+            shown = f"{losses[0]:.3f} -> {losses[-1]:.3f}" if losses else "no update"
+            print(f"{seed:2} {condition.name:40} {time.monotonic() - start:5.1f} s  {shown}  {found['stopped']}", flush=True)
+
+
+def chosen(arguments: argparse.Namespace) -> Iterator[Condition]:
+    """The conditions that are asked for."""
+    return (c for name, c in CONDITIONS.items() if not arguments.only or arguments.only in name)
+
+
+def seeds(text: str) -> range:
+    """``5:15`` as a range."""
+    first, _, behind = text.partition(":")
+    return range(int(first), int(behind or int(first) + 1))
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("record",))
+    parser.add_argument("--seeds", default="5:15", help="first and behind the last; 0:5 were used to set the thresholds")
+    parser.add_argument("--only", default="", help="conditions whose name holds this")
+    parser.add_argument("--out", type=Path, default=Path("runs/diagnosis"))
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--force", action="store_true", help="record again what is there")
+    record(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
