@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,9 @@ from burnish.core.config import build
 from burnish.core.errors import TrainingStopped
 from burnish.core.events import Evaluated, Event, Measured, Stepped
 from burnish.core.files import finite
+from burnish.diagnose.detectors import first_alarms
+from burnish.diagnose.runs import run_facts
+from burnish.diagnose.series import Series
 from burnish.train.config import RunConfig, expand
 from burnish.train.loop import train
 from burnish.train.run import make_job
@@ -101,6 +106,42 @@ def record(arguments: argparse.Namespace) -> None:
             print(f"{seed:2} {condition.name:40} {time.monotonic() - start:5.1f} s  {shown}  {found['stopped']}", flush=True)
 
 
+def judge(arguments: argparse.Namespace) -> None:
+    """Run the detectors over the recordings, as beside a live run, and print the table of `docs/diagnosis.md`."""
+    hits, rows, healthy, false = 0, 0, 0, 0
+    print("| condition | runs | named | first alarm, median update | also said |\n|---|---|---|---|---|")
+    for condition in chosen(arguments):
+        found = [judged(path) for s in seeds(arguments.seeds) if (path := place(arguments.out, condition, s)).exists()]
+        if not found:
+            continue
+        if not condition.codes:
+            wrong = [alarms for alarms, _ in found if alarms]
+            healthy, false = healthy + len(found), false + len(wrong)
+            said = Counter(code for alarms in wrong for code in alarms)
+            print(f"| {condition.name} | {len(found)} | {len(wrong)} alarmed | | {listed(said)} |")
+            continue
+        first = [min((a[code], total) for code in condition.codes if code in a) for a, total in found if set(a) & set(condition.codes)]
+        hits, rows = hits + len(first), rows + len(found)
+        at = f"{statistics.median(step for step, _ in first):.0f} of {first[0][1]}" if first else "–"
+        quarter = sum(step <= total / 4 for step, total in first)
+        early = f", {quarter} in the first quarter" if condition.early else ""
+        also = Counter(code for alarms, _ in found for code in alarms if code not in condition.codes)
+        print(f"| {condition.name} | {len(found)} | {len(first)} | {at}{early} | {listed(also)} |")
+    print(f"\nrecall {hits}/{rows} = {hits / max(1, rows):.1%}; false alarms {false}/{healthy} = {false / max(1, healthy):.1%}")
+
+
+def judged(path: Path) -> tuple[dict[str, int], int]:
+    """The alarms of a recording, each with the update after which it was raised first, and the updates in all."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    series = Series.of(kept["log"], run_facts(kept["recipe"], kept["model"], kept["data"]))
+    return first_alarms(series), int(kept["model"]["updates"])
+
+
+def listed(counted: Counter[str]) -> str:
+    """Codes with how often they came."""
+    return ", ".join(f"`{code}` {count}" for code, count in counted.most_common())
+
+
 def chosen(arguments: argparse.Namespace) -> Iterator[Condition]:
     """The conditions that are asked for."""
     return (c for name, c in CONDITIONS.items() if not arguments.only or arguments.only in name)
@@ -115,13 +156,14 @@ def seeds(text: str) -> range:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("record",))
+    parser.add_argument("what", choices=("record", "judge"))
     parser.add_argument("--seeds", default="5:15", help="first and behind the last; 0:5 were used to set the thresholds")
     parser.add_argument("--only", default="", help="conditions whose name holds this")
     parser.add_argument("--out", type=Path, default=Path("runs/diagnosis"))
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--force", action="store_true", help="record again what is there")
-    record(parser.parse_args())
+    arguments = parser.parse_args()
+    {"record": record, "judge": judge}[arguments.what](arguments)
 
 
 if __name__ == "__main__":
