@@ -31,11 +31,11 @@ from burnish.diagnose.detectors import first_alarms
 from burnish.diagnose.runs import run_facts
 from burnish.diagnose.series import Series
 from burnish.train.config import RunConfig, expand
+from burnish.train.folder import RunFolder
 from burnish.train.loop import train
 from burnish.train.run import make_job
 from burnish.train.score import Scorer
 from burnish.train.setup import set_up
-from burnish.train.folder import RunFolder
 from burnish.train.state import TrainState
 
 
@@ -103,7 +103,10 @@ def record(arguments: argparse.Namespace) -> None:
             path.write_text(json.dumps(finite(found)), encoding="utf-8")
             losses = [line["loss"] for line in found["log"] if line["kind"] == "train"]
             shown = f"{losses[0]:.3f} -> {losses[-1]:.3f}" if losses else "no update"
-            print(f"{seed:2} {condition.name:40} {time.monotonic() - start:5.1f} s  {shown}  {found['stopped']}", flush=True)
+            print(
+                f"{seed:2} {condition.name:40} {time.monotonic() - start:5.1f} s  {shown}  {found['stopped']}",
+                flush=True,
+            )
 
 
 def judge(arguments: argparse.Namespace) -> None:
@@ -120,21 +123,28 @@ def judge(arguments: argparse.Namespace) -> None:
             said = Counter(code for alarms in wrong for code in alarms)
             print(f"| {condition.name} | {len(found)} | {len(wrong)} alarmed | | {listed(said)} |")
             continue
-        first = [min((a[code], total) for code in condition.codes if code in a) for a, total in found if set(a) & set(condition.codes)]
+        first = [
+            min((a[code], total) for code in condition.codes if code in a)
+            for a, total in found
+            if set(a) & set(condition.codes)
+        ]
         hits, rows = hits + len(first), rows + len(found)
         at = f"{statistics.median(step for step, _ in first):.0f} of {first[0][1]}" if first else "–"
         quarter = sum(step <= total / 4 for step, total in first)
         early = f", {quarter} in the first quarter" if condition.early else ""
         also = Counter(code for alarms, _ in found for code in alarms if code not in condition.codes)
         print(f"| {condition.name} | {len(found)} | {len(first)} | {at}{early} | {listed(also)} |")
-    print(f"\nrecall {hits}/{rows} = {hits / max(1, rows):.1%}; false alarms {false}/{healthy} = {false / max(1, healthy):.1%}")
+    print(
+        f"\nrecall {hits}/{rows} = {hits / max(1, rows):.1%}; "
+        f"false alarms {false}/{healthy} = {false / max(1, healthy):.1%}"
+    )
 
 
 def judged(path: Path) -> tuple[dict[str, int], int]:
     """The alarms of a recording, each with the update after which it was raised first, and the updates in all."""
     kept = json.loads(path.read_text(encoding="utf-8"))
     series = Series.of(kept["log"], run_facts(kept["recipe"], kept["model"], kept["data"]))
-    return first_alarms(series), int(kept["model"]["updates"])
+    return first_alarms(series, every=2), int(kept["model"]["updates"])
 
 
 def listed(counted: Counter[str]) -> str:
@@ -157,7 +167,9 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("record", "judge"))
-    parser.add_argument("--seeds", default="5:15", help="first and behind the last; 0:5 were used to set the thresholds")
+    parser.add_argument(
+        "--seeds", default="5:15", help="first and behind the last; 0:5 were used to set the thresholds"
+    )
     parser.add_argument("--only", default="", help="conditions whose name holds this")
     parser.add_argument("--out", type=Path, default=Path("runs/diagnosis"))
     parser.add_argument("--minutes", type=float, default=60.0)

@@ -111,7 +111,7 @@ def recipe(condition: Condition, seed: int, folder: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def short_encoder() -> Path:
-    """The encoder's first layers and most frequent words as a model folder of their own; their weights are untouched."""
+    """The encoder's first layers and most frequent words as a model folder of their own, with their weights."""
     source, folder = resolve_path(MINILM), Path(tempfile.mkdtemp(prefix="short-encoder-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     skipped = shutil.ignore_patterns("*.safetensors", "*.bin", "*.onnx", "vocab.txt")

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 COLOURS = {"note": "cyan", "warning": "yellow", "stop": "red"}
 PLAIN_EVERY_SECONDS = 10.0
 WIDE = 100
+WATCHED = ("loss.", "validation.", "gradients.")
+"""Codes of the diagnosis beside a run."""
 
 
 @contextmanager
@@ -175,8 +177,11 @@ def ending_lines(event: Event) -> list[str]:
 
 
 def finding_lines(finding: Finding) -> list[str]:
-    """A finding in at most three lines; its full text stands in the report."""
+    """A finding in at most three lines, what the diagnosis says in one; its full text stands in the report."""
     colour = COLOURS[finding.severity]
+    if finding.code.startswith(WATCHED):
+        advice = f" [bold]→ {escape(finding.fix)}[/bold]" if finding.fix else ""
+        return [f"  [{colour}]{escape(finding.where)}[/{colour}]: {escape(finding.what)}{advice}"]
     where = f" [dim]({escape(finding.where)})[/dim]" if finding.where else ""
     lines = [f"  [{colour}]{finding.severity}[/{colour}] {escape(finding.what)}{where}"]
     if finding.severity != "note" and finding.fix:

@@ -30,8 +30,14 @@ DETECTORS: tuple[Detector, ...] = (
 
 EXPLAINS: Mapping[str, tuple[str, ...]] = {
     "loss.not-finite": ("loss.diverged", "loss.rate-too-high"),
-    "loss.diverged": ("loss.not-learning", "gradients.exploding", "loss.spikes", "validation.overfitting"),
-    "loss.rate-too-high": ("loss.not-learning", "gradients.exploding", "loss.spikes"),
+    "loss.diverged": (
+        "loss.not-learning",
+        "gradients.exploding",
+        "loss.spikes",
+        "validation.overfitting",
+        "validation.mismatch",
+    ),
+    "loss.rate-too-high": ("loss.not-learning", "gradients.exploding", "loss.spikes", "validation.mismatch"),
     "validation.mismatch": ("validation.overfitting",),
     "loss.suspiciously-high": ("loss.not-learning",),
     "gradients.vanishing": ("loss.not-learning", "loss.rate-too-low"),

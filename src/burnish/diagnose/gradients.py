@@ -40,7 +40,7 @@ def dead(series: Series) -> Iterator[Finding]:
     yield Finding(
         "warning", "gradients.dead", f"{count} of {line.get('tensors', '?')} trained tensors have no gradient at all",
         ", ".join(names) or "trained tensors", "Nothing of the loss reaches them: they stay as they were initialised.",
-        "leave them out with `adapter.targets`, or see what cuts them off: both factors at zero, a `detach`, a frozen part",
+        "leave them out with `adapter.targets`, or see what cuts them off: both factors at zero, a `detach`",
         {"since": found[0][0], "tensors": count, "names": names},
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ def layer_norms(series: Series) -> Iterator[Finding]:
             ", ".join(_named(layer) for layer in faint[:8]), "Between these layers and the loss nearly everything is "
             "lost; AdamW makes full steps of what is left, which is mostly rounding.",
             "look at initial values on the way: a norm or a factor near zero, a saturated tanh, a wrong scale",
-            {"since": measured[faint[0]][0][0], "norms": {layer: early[layer] for layer in faint[:8]}, "loudest": loudest},
+            {"since": measured[faint[0]][0][0], "norms": {name: early[name] for name in faint[:8]}, "loudest": loudest},
         )  # fmt: skip
     if loud:
         worst = max(loud, key=lambda layer: max(norm for _, norm in measured[layer]))

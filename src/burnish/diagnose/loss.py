@@ -42,12 +42,16 @@ FEWEST = 20
 """Updates that this takes at least."""
 UNLEARNT = 0.05
 """A loss within this share of guessing has learnt nothing."""
-STANDSTILL, CREEP = 0.04, 0.015
-"""Of validation losses that fall at nearly every evaluation: most that they fell in all, and from one to the next."""
+STANDSTILL, CREEP, BACK = 0.08, 0.03, 0.004
+"""Of validation losses that fall at nearly every evaluation: most that they fell in all, from one to the next, and that
+one of them rose. Weights that are thrown about move them by more, whatever they learn."""
+EVALUATIONS = 3
+"""Evaluations without which a run that has some is not judged."""
 SLOW = 0.15
 """Gradients agree from update to update, and the loss has fallen by less than this: it could go faster."""
-AGREES = 0.3
-"""Share of a gradient's square that is signal; above it more speed costs nothing."""
+AGREES, AGREES_A_LITTLE = 0.3, 0.12
+"""Share of a gradient's square that is signal; above the first more speed costs nothing. Above the second a loss that
+has not moved is one that could."""
 LOW_SHARE = {True: 0.02, False: 0.5}
 """A first loss below this share of guessing is suspicious, for a model that writes already and for a new head."""
 PERFECT = 0.02
@@ -87,7 +91,7 @@ def first_loss(series: Series) -> Iterator[Finding]:
         )  # fmt: skip
     if first > 1.5 * uniform + 0.5:
         yield Finding(
-            "warning", "loss.suspiciously-high", f"the first loss is {first:.3g}, where an even guess has {uniform:.3g}",
+            "warning", "loss.suspiciously-high", f"the first loss is {first:.3g}, where guessing has {uniform:.3g}",
             "update 1", "A model that is sure of wrong answers was initialised wrongly, or its labels are shifted.",
             "look at the initial values of the head, and at the order of the labels", evidence,
         )  # fmt: skip
@@ -130,7 +134,9 @@ def rate_too_high(series: Series) -> Iterator[Finding]:
         if last:
             yield _diverged(series, since, float(smoothed[-1]))
         else:
-            yield _high(series, since, f"the loss rose from {series.start:.3g} to {float(smoothed[risen].max()):.3g}", 10.0)
+            yield _high(
+                series, since, f"the loss rose from {series.start:.3g} to {float(smoothed[risen].max()):.3g}", 10.0
+            )
     elif swing < SWING and noise(series.loss[-40:]) > 0.1 * abs(level(series.loss[-40:])[0]):
         yield Finding(
             "warning", "loss.oscillating", f"the loss swings from update to update (autocorrelation {swing:.2f})",
@@ -163,7 +169,8 @@ def _diverged(series: Series, since: int, now: float) -> Finding:
 
 def not_moving(series: Series) -> Iterator[Finding]:
     """A loss that stays where it began: because the steps are too small, or because there is nothing to be learnt."""
-    if len(series) < FEWEST or series.progress < JUDGED:
+    few = len(series.validation) and len(series.validation) < EVALUATIONS
+    if len(series) < FEWEST or series.progress < JUDGED or few:
         return
     now, error = level(series.loss[len(series) // 2 :])
     fall = (series.start - now) / abs(series.start) if series.start else 0.0
@@ -171,7 +178,7 @@ def not_moving(series: Series) -> Iterator[Finding]:
     if slow:
         rate = series.facts.rate
         yield Finding(
-            "warning", "loss.rate-too-low", f"the loss falls steadily and hardly at all: {series.start:.4g} to {now:.4g}",
+            "warning", "loss.rate-too-low", f"the loss falls steadily but hardly: {series.start:.4g} to {now:.4g}",
             f"updates 1 to {series.step(-1)}", slow,
             "raise `train.learning_rate` 10 times" + (f", to {rate * 10:.1e}" if rate else "")
             + "; `burnish lr-range` measures how far it may go",
@@ -180,7 +187,7 @@ def not_moving(series: Series) -> Iterator[Finding]:
         return
     reference = series.reference
     least = min([float(now), *(series.scores if len(series.scores) else [])])
-    if least > reference * (1 - UNLEARNT) - 0.0 and now > reference * (1 - UNLEARNT):
+    if least > reference * (1 - UNLEARNT) and now > reference * (1 - UNLEARNT):
         yield Finding(
             "warning", "loss.not-learning", f"the loss stays at {now:.3g}, where guessing has {reference:.3g}",
             f"updates 1 to {series.step(-1)}", "The weights move, and the loss does not follow: nothing in the prompts "
@@ -196,14 +203,16 @@ def _too_slow(series: Series, fall: float, error: float) -> str:
     scores = series.scores
     if fall > SLOW:
         return ""
-    if len(scores) >= 3 and fall < STANDSTILL * 2:
+    if len(scores) >= EVALUATIONS and fall < STANDSTILL:
         changes = np.diff(scores) / scores[:-1]
         total = (scores[0] - scores[-1]) / scores[0]
-        steady = float((changes < 0).mean()) >= 0.75 and 0 < total < STANDSTILL
+        steady = float((changes < 0).mean()) >= 0.75 and 0 < total < STANDSTILL and float(changes.max()) < BACK
         if steady and float(np.abs(changes).max()) < CREEP:
-            return "Each evaluation is a little better than the one before, by next to nothing: the steps are too small."
+            return (
+                "Each evaluation is a little better than the one before, by next to nothing: the steps are too small."
+            )
     agreed = agreement(series)
-    if agreed is not None and agreed > AGREES:
+    if agreed is not None and (agreed > AGREES or (agreed > AGREES_A_LITTLE and abs(fall) < UNLEARNT)):
         return (
             f"{agreed:.0%} of each gradient's square is signal, not noise of its rows: every update asks for the same, "
             "and larger steps would get there sooner."
@@ -251,7 +260,7 @@ def spikes(series: Series) -> Iterator[Finding]:
     far = far[far >= 3]
     if len(far) < FEWEST_SPIKES:
         return
-    steps = [series.step(i) for i in far]
+    steps = [series.step(int(i)) for i in far]
     rows = _rows_of(series, steps)
     named = f"; rows {', '.join(map(str, rows[:8]))}" if rows else ""
     yield Finding(

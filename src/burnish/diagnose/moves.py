@@ -12,8 +12,8 @@ SKIPPED = 3
 """Measurements at the beginning that are left out: AdamW's first updates are all of the same size."""
 RECENT = 12
 """Measurements that an agreement is taken over."""
-FROM_ZERO = ("bias", "norm", "head", "lora.B", "bottleneck.up", "prompt", "prefix")
-"""Kinds of parameters that begin at or near zero, whose ratio says nothing."""
+FROM_ZERO = ("embedding", "bias", "norm", "head", "lora.B", "bottleneck.up", "prompt", "prefix")
+"""Kinds of parameters that begin at or near zero, or of which a batch reaches few rows: their ratio says nothing."""
 
 
 def weight_ratio(series: Series) -> tuple[int, float] | None:
@@ -44,9 +44,9 @@ def agreement(series: Series) -> float | None:
     """Share of a gradient's square that is signal: the mean of ``g . m / max(g . g, m . m)`` over recent measurements.
 
     g is a gradient and m the mean of those before it, so that ``E[g . m] = |G|^2`` and ``E[g . g] = |G|^2 + tr(S)/B``
-    (McCandlish et al., 2018, section 2.2): 1 without noise, 0 where there is nothing but noise. The larger square is taken
-    because gradients that shrink would agree with larger ones before them by more than 1. None where fewer than five
-    were measured.
+    (McCandlish et al., 2018, section 2.2): 1 without noise, 0 where there is nothing but noise. The larger square is
+    taken because gradients that shrink would agree with larger ones before them by more than 1. None where fewer than
+    five were measured.
     """
     found = [value for _, value in series.measured("agreement")][SKIPPED:][-RECENT:]
     if len(found) < 5:

@@ -71,7 +71,8 @@ class Series:
             if line.get("kind") in kinds and isinstance(line.get("step"), (int, float)):
                 kinds[line["kind"]][int(line["step"])] = line
         train, validation, gradients = (
-            [lines[step] for step in sorted(lines)] for lines in (kinds["train"], kinds["validation"], kinds["gradients"])
+            [lines[step] for step in sorted(lines)]
+            for lines in (kinds["train"], kinds["validation"], kinds["gradients"])
         )
         broken = tuple(int(line["step"]) for line in train if "loss" in line and _number(line["loss"]) is None)
         train = [line for line in train if _number(line.get("loss")) is not None]
@@ -101,6 +102,20 @@ class Series:
             validation=tuple(line for line in self.validation if line["step"] <= step),
             gradients=tuple(line for line in self.gradients if line["step"] <= step),
             broken=tuple(one for one in self.broken if one <= step),
+        )
+
+    def since(self, step: int) -> Series:
+        """What happened behind an update, as a run of its own."""
+        kept = self.steps > step
+        return replace(
+            self,
+            steps=self.steps[kept],
+            loss=self.loss[kept],
+            grad_norm=self.grad_norm[kept],
+            epoch=self.epoch[kept],
+            validation=tuple(line for line in self.validation if line["step"] > step),
+            gradients=tuple(line for line in self.gradients if line["step"] > step),
+            broken=tuple(one for one in self.broken if one > step),
         )
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -23,7 +24,7 @@ def spread(values: Floats) -> float:
 
 
 def noise(values: Floats) -> float:
-    """Standard deviation around a curve that moves slowly, from differences of neighbours: ``spread(diff) / sqrt 2``."""
+    """Standard deviation around a curve that moves slowly: ``spread(differences of neighbours) / sqrt 2``."""
     return spread(np.diff(values)) / math.sqrt(2) if len(values) > 2 else 0.0
 
 
@@ -36,13 +37,23 @@ def level(values: Floats) -> tuple[float, float]:
 
 def running_median(values: Floats, width: int) -> Floats:
     """[n] the median of the window of ``width`` (odd) around each value; the ends have shorter windows."""
-    half = width // 2
-    return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+    return _medians(values, width // 2, width // 2)
 
 
 def trailing_median(values: Floats, width: int) -> Floats:
     """[n] the median of each value and the ``width - 1`` before it: what was known at that time."""
-    return np.array([np.median(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))])
+    return _medians(values, width - 1, 0)
+
+
+def _medians(values: Floats, before: int, after: int) -> Floats:
+    """Medians of windows; whole ones at once, those that an end cuts one by one."""
+    n, width = len(values), before + after + 1
+    found = np.empty(n)
+    if n >= width:
+        found[before : n - after] = np.median(sliding_window_view(values, width), axis=1)
+    for i in (*range(min(before, n)), *range(max(n - after, min(before, n)), n)):
+        found[i] = np.median(values[max(0, i - before) : i + after + 1])
+    return found
 
 
 def trend(values: Floats) -> tuple[float, float]:

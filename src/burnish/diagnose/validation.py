@@ -8,15 +8,17 @@ import numpy as np
 
 from burnish.core.findings import Finding
 from burnish.diagnose.series import Series
-from burnish.diagnose.statistics import trailing_median
+from burnish.diagnose.statistics import Floats, trailing_median
 
-WORSE = 0.12
-"""A validation loss so far above its lowest is worse; between evaluations of healthy runs it moves by a few per cent."""
-IN_A_ROW = 2
-"""Evaluations that have to be worse."""
-GAP = 0.25
-"""Within the first pass no row has been seen twice, so the two losses may differ by this share of the reference only."""
-MOST_AHEAD = 1.8
+WORSE, MUCH_WORSE = 0.12, 0.5
+"""A validation loss so far above its lowest is worse; on some fifty rows that of healthy runs moves by a tenth."""
+IN_A_ROW, OF_THE_WORST = 3, 2
+"""Evaluations that have to be worse, and much worse."""
+PASSES = 1.5
+"""Passes over the rows before which nothing can have been learnt by heart."""
+GAP = 0.5
+"""Within the first pass no row was seen twice, so the two losses may differ by this share of the reference only."""
+MOST_AHEAD = 2.5
 """And the validation loss may be so many times the training loss."""
 
 
@@ -41,7 +43,7 @@ def mismatch(series: Series) -> Iterator[Finding]:
             yield Finding(
                 "warning", "validation.mismatch", f"the validation loss is {score:.3g} where the training loss is "
                 f"{train:.3g}, before any row was seen twice", f"evaluation at step {step}",
-                "Rows cannot be known by heart yet. The two losses are not of the same thing: other masks, other labels, "
+                "Rows cannot be known by heart yet. The two losses are not of the same thing: other masks, labels, "
                 "another rendering, or other data.",
                 "look at rows of both splits with `burnish inspect`, and at which tokens of them are trained",
                 {"since": step, "validation": float(score), "training": train},
@@ -52,19 +54,21 @@ def mismatch(series: Series) -> Iterator[Finding]:
 def overfitting(series: Series) -> Iterator[Finding]:
     """A validation loss that turns while the training loss goes on falling."""
     scores = series.scores
-    if len(scores) < IN_A_ROW + 1:
+    known = series.epoch[np.isfinite(series.epoch)]
+    if not len(scores) or (len(known) and known[-1] < PASSES):
         return
     best = int(np.argmin(scores))
     after = scores[best + 1 :]
-    turned = len(after) >= IN_A_ROW and bool((after[-IN_A_ROW:] > scores[best] * (1 + WORSE)).all())
-    if not turned:
+    if not _lasting(after, scores[best] * (1 + WORSE), IN_A_ROW) and not _lasting(
+        after, scores[best] * (1 + MUCH_WORSE), OF_THE_WORST
+    ):
         return
     began, now = int(series.validation[best]["step"]), int(series.validation[-1]["step"])
     train_then, train_now = _train_at(series, began), _train_at(series, now)
     if not train_now < train_then or not scores[-1] > train_now:
         return
     yield Finding(
-        "warning", "validation.overfitting", f"the validation loss has risen from {scores[best]:.3g} to {scores[-1]:.3g} "
+        "warning", "validation.overfitting", f"the validation loss rose from {scores[best]:.3g} to {scores[-1]:.3g} "
         f"since step {began}, while the training loss fell to {train_now:.3g}", f"since step {began}",
         "The rows are learnt by heart; what is new gets worse.",
         f"take the weights of step {began}, with `early_stopping.patience`; fewer epochs, more rows, dropout or a "
@@ -72,6 +76,11 @@ def overfitting(series: Series) -> Iterator[Finding]:
         {"since": began, "best": float(scores[best]), "now": float(scores[-1]), "training": train_now,
          "gap": float(scores[-1] - train_now)},
     )  # fmt: skip
+
+
+def _lasting(scores: Floats, limit: float, count: int) -> bool:
+    """Whether the last so many scores are all above a limit."""
+    return len(scores) >= count and bool((scores[-count:] > limit).all())
 
 
 def improving(series: Series) -> Iterator[Finding]:
@@ -83,6 +92,6 @@ def improving(series: Series) -> Iterator[Finding]:
     yield Finding(
         "note", "validation.improving", f"the validation loss fell from {scores[0]:.3g} to {scores[-1]:.3g}, "
         f"{abs(gap):.2g} {'above' if gap > 0 else 'below'} the training loss",
-        f"evaluations up to step {int(series.validation[-1]['step'])}", "What is learnt holds on rows that are not trained.",
+        f"evaluations up to step {int(series.validation[-1]['step'])}", "What is learnt holds on other rows.",
         "", {"since": int(series.validation[0]["step"]), "gap": gap},
     )  # fmt: skip

@@ -100,6 +100,11 @@ class RunFolder:
         text = yaml.safe_dump(finite(values), sort_keys=False, allow_unicode=True, width=120)
         write_atomic(self.path / RECIPE, text)
 
+    def read_recipe(self) -> dict[str, Any]:
+        """The resolved recipe as plain values; empty when it is absent."""
+        path = self.path / RECIPE
+        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
     def write(self, name: str, value: Any) -> None:
         """Write a JSON file."""
         write_json(self.path / name, value)

@@ -131,8 +131,8 @@ class GradientWatch:
                 if parameter.grad is not None and parameter in self.optimizer.state:
                     state = self.optimizer.state[parameter]
                     moved.append((layer, group, *movement(parameter, state, rates[id(parameter)])))
-            for place, index in (("layers", 0), ("groups", 1)):
-                self._values[f"{place}_ratio"] = _ratios((row[index], row[2], row[3]) for row in moved)
+            self._values["layers_ratio"] = _ratios((layer, change, weight) for layer, _, change, weight in moved)
+            self._values["groups_ratio"] = _ratios((group, change, weight) for _, group, change, weight in moved)
             self._values["ratio"] = _ratios(("", row[2], row[3]) for row in moved).get("")
         values, self._values = self._values, {}
         return values

@@ -21,6 +21,7 @@ from burnish.core.errors import TrainingStopped, UserError
 from burnish.core.events import Callback, Evaluated, Event, Measured, Noticed, Stage, Stepped
 from burnish.evaluate.run import Evaluation
 from burnish.train.config import RunConfig
+from burnish.train.diagnosis import Diagnosis
 from burnish.train.folder import RunFolder, open_run
 from burnish.train.gradients import GradientWatch
 from burnish.train.handover import hand_over, load_handed_over, read_recipe
@@ -133,7 +134,8 @@ def _run(
     if checkpoint:
         restore(job, checkpoint)
     try:
-        state = train(job, state, listeners(setup, folder, callbacks))
+        watching = Diagnosis(folder, state, setup.config.early_stopping.on_finding, callbacks)
+        state = train(job, state, [*listeners(setup, folder, callbacks), watching])
     except TrainingStopped as stop:
         folder.log({"kind": "stopped", "step": state.step, "reason": stop.what, "where": stop.where, "fix": stop.fix})
         raise
