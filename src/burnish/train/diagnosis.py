@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from burnish.core.events import Action, Callback, Evaluated, Event, LowerRate, Measured, Noticed, Stepped, Stop
+from burnish.core.events import (
+    Action,
+    Callback,
+    Evaluated,
+    Event,
+    Finished,
+    LowerRate,
+    Measured,
+    Noticed,
+    Stepped,
+    Stop,
+)
 from burnish.core.findings import Finding
-from burnish.diagnose.detectors import alarms
+from burnish.diagnose.detectors import alarms, diagnose
 from burnish.diagnose.runs import run_facts
 from burnish.diagnose.series import Series
 from burnish.train.config import FindingAction
@@ -63,6 +74,9 @@ class Diagnosis:
             if self._evaluated or event.step % every == 0:
                 self._evaluated = False
                 return self._look(event.step)
+        elif isinstance(event, Finished):
+            found = diagnose(Series.of(self.lines, self.facts))
+            self.folder.write("diagnosis.json", {"step": event.step, "findings": [f.to_json() for f in found]})
         return None
 
     def _look(self, step: int) -> Action | None:
