@@ -86,7 +86,7 @@ def _lasting(scores: Floats, limit: float, count: int) -> bool:
 def improving(series: Series) -> Iterator[Finding]:
     """A validation loss that is at its best at the end, or close to it."""
     scores = series.scores
-    if len(scores) < 3 or not scores[-1] <= min(scores) * 1.02 or not scores[0] > scores[-1] * 1.02:
+    if len(scores) < 3 or not scores[-1] <= min(scores) * 1.03 or not scores[0] > scores[-1] * 1.02:
         return
     gap = float(scores[-1]) - _train_at(series, int(series.validation[-1]["step"]))
     yield Finding(
