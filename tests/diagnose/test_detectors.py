@@ -27,7 +27,13 @@ def falling(n: int = 100, start: float = LOG2, end: float = 0.35) -> np.ndarray:
 
 
 def series(
-    loss: Any, facts: Facts = CLASSES, *, validation: Any = (), per_epoch: int = 50, gradients: Any = (), norm: float = 1.0
+    loss: Any,
+    facts: Facts = CLASSES,
+    *,
+    validation: Any = (),
+    per_epoch: int = 50,
+    gradients: Any = (),
+    norm: float = 1.0,
 ) -> Series:
     """A log: an update for each loss, evaluations evenly between them, measurements where they are given."""
     log: list[dict[str, Any]] = [
@@ -111,8 +117,12 @@ def test_spikes_name_the_rows_that_they_share() -> None:
 
 @pytest.mark.parametrize(
     ("first", "facts", "code"),
-    [(0.1, CLASSES, "loss.suspiciously-low"), (0.1, TEXT, "loss.suspiciously-low"), (40.0, CLASSES, "loss.suspiciously-high")],
-)  # fmt: skip
+    [
+        (0.1, CLASSES, "loss.suspiciously-low"),
+        (0.1, TEXT, "loss.suspiciously-low"),
+        (40.0, CLASSES, "loss.suspiciously-high"),
+    ],
+)
 def test_a_first_loss_that_cannot_be(first: float, facts: Facts, code: str) -> None:
     """A new head of two classes has 0.69, a language model something below log V, but never 1 % of it."""
     assert code in codes(series([first, first], facts))

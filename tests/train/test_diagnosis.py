@@ -25,7 +25,10 @@ TRAIN = {"max_steps": 24, "learning_rate": 0.5, "schedule": "constant"}
 def hot(folder: Path, action: str, **train: Any) -> RunConfig:
     """A rate a hundred times too high, and what a finding leads to."""
     return configured(
-        folder, adapter="full", train={**TRAIN, **train, "on_finding": action}, evaluate={"every_steps": 12, "samples": 0}
+        folder,
+        adapter="full",
+        train={**TRAIN, **train, "on_finding": action},
+        evaluate={"every_steps": 12, "samples": 0},
     )
 
 
@@ -36,7 +39,7 @@ def rates(folder: Path) -> list[float]:
 def test_it_tells_once_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Told once in the terminal's events, in the findings, in the report, and again by `burnish diagnose`."""
     heard: list[Event] = []
-    result = start_run(hot(tmp_path, "tell"), callbacks=[lambda event: heard.append(event)])
+    result = start_run(hot(tmp_path, "tell"), callbacks=[heard.append])
     told = [e.finding.code for e in heard if isinstance(e, Noticed) and e.finding.code.startswith("loss.")]
     assert told.count("loss.rate-too-high") == 1 and result.reason == "completed"
     noted = [row["code"] for row in read_lines(result.folder / "findings.jsonl")]
@@ -74,7 +77,7 @@ def test_a_lowered_rate_resumes_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_where_the_setting_stands(tmp_path: Path) -> None:
-    """`train.on_finding` is short for `early_stopping.on_finding`; two that differ are refused, and so is a third word."""
+    """`train.on_finding` is short for `early_stopping.on_finding`; two that differ are refused, as is a third word."""
     assert hot(tmp_path, "stop").early_stopping.on_finding == "stop"
     assert configured(tmp_path).early_stopping.on_finding == "tell"
     both = recipe(tmp_path, train={"on_finding": "stop"}, early_stopping={"on_finding": "tell"})

@@ -29,7 +29,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names_lie_in_layers_and_groups() -> None:
     lora = "model.layers.11.self_attn.q_proj.burnish_adapters.default.lora.A"
     assert (layer_of(lora), group_of(lora)) == ("11", "lora.A")
-    assert (layer_of("encoder.layer.3.output.dense.bias"), group_of("encoder.layer.3.output.dense.bias")) == ("3", "bias")
+    assert (layer_of("encoder.layer.3.output.dense.bias"), group_of("encoder.layer.3.output.dense.bias")) == (
+        "3",
+        "bias",
+    )
     assert layer_of("transformer.h.0.attn.weight") == "0"
     assert layer_of("model.decoder.layers.2.fc1.weight") == "decoder 2"
     assert (layer_of("classifier.weight"), group_of("classifier.weight")) == ("outside", "head")
@@ -60,7 +63,7 @@ def stepped(decay: float, max_norm: float | None) -> tuple[dict[str, Any], list[
 
 @pytest.mark.parametrize(("decay", "max_norm"), [(0.0, None), (0.3, 1.0)])
 def test_norms_and_ratios_by_hand(decay: float, max_norm: float | None) -> None:
-    """Norms before clipping, ``|w' - w| / |w'|`` with kept weights, and ``g . mean(g)`` from the gradients themselves."""
+    """Norms before clipping, ``|w' - w| / |w'|`` with kept weights, and ``g . mean(g)`` of the gradients."""
     values, seen = stepped(decay, max_norm)
     raw, clipped, moved, held = seen[-1]
     assert list(values["layers"].values()) == pytest.approx(raw, rel=1e-5)
@@ -94,7 +97,7 @@ def losses_and_weights(folder: Path, monkeypatch: pytest.MonkeyPatch, *, watched
         monkeypatch.setattr(GradientWatch, "due", lambda self, step: False)
     heard: list[Any] = []
     train = {"max_steps": 6, "gradient_accumulation_steps": 2, "weight_decay": 0.1}
-    result = start_run(configured(folder, train=train), callbacks=[lambda e: heard.append(e)])
+    result = start_run(configured(folder, train=train), callbacks=[heard.append])
     lines = [r for r in read_lines(result.folder / "metrics.jsonl") if r["kind"] == "train"]
     checkpoint = sorted((result.folder / "checkpoints").glob("step-*"))[-1]
     files = {p.name: p.read_bytes() for p in sorted(checkpoint.glob("*.safetensors"))}
@@ -104,8 +107,8 @@ def losses_and_weights(folder: Path, monkeypatch: pytest.MonkeyPatch, *, watched
 def test_measuring_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses, norms, weights and moments are equal in every bit with the measurements on and off.
 
-    With two micro-batches an update the first one is measured too: of 4 of 8 rows, since units are trained tokens, about
-    half of the update.
+    With two micro-batches an update the first one is measured too: of 4 of 8 rows, about half of the
+    update in trained tokens.
     """
     on = losses_and_weights(tmp_path / "on", monkeypatch, watched=True)
     off = losses_and_weights(tmp_path / "off", monkeypatch, watched=False)

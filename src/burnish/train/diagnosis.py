@@ -59,7 +59,7 @@ class Diagnosis:
         self.lines = [row for row in folder.read_rows("metrics.jsonl") if row.get("step", 0) <= state.step]
         self.told = {row.get("code") for row in folder.read_rows("findings.jsonl")}
         self.lowered = state.rate_lowered
-        self._evaluated = False
+        self.evaluated = max((row["step"] for row in self.lines if row.get("kind") == "validation"), default=0)
 
     def __call__(self, event: Event) -> Action | None:
         """Take note of an event; look at the run where it is time."""
@@ -67,12 +67,11 @@ class Diagnosis:
             self.lines.append({"kind": "gradients", "step": event.step, **event.values})
         elif isinstance(event, Evaluated):
             self.lines.append({"kind": "validation", "step": event.step, "epoch": event.epoch, **event.metrics})
-            self._evaluated = True
+            self.evaluated = event.step
         elif isinstance(event, Stepped):
             self.lines.append({"kind": "train", "step": event.step, "epoch": event.epoch, **event.metrics})
             every = max(1, (self.facts.total or LOOKS) // LOOKS)
-            if self._evaluated or event.step % every == 0:
-                self._evaluated = False
+            if self.evaluated == event.step - 1 or event.step % every == 0:
                 return self._look(event.step)
         elif isinstance(event, Finished):
             found = diagnose(Series.of(self.lines, self.facts))

@@ -108,7 +108,7 @@ class GradientWatch:
 
     def _agreement(self, parameters: Sequence[nn.Parameter]) -> None:
         """The product of the gradients with the unbiased mean of those before, and their own square."""
-        product = square = before = 0.0
+        found: list[Tensor] = []
         beta = {id(p): group["betas"][0] for group in self.optimizer.param_groups for p in group["params"]}
         for parameter in parameters:
             state = self.optimizer.state.get(parameter, {})
@@ -116,21 +116,22 @@ class GradientWatch:
                 return
             weight = 1.0 - beta[id(parameter)] ** float(state["step"])
             grad, mean = parameter.grad.reshape(-1), state["exp_avg"].reshape(-1)
-            product += float(torch.dot(grad, mean)) / weight
-            square += float(torch.dot(grad, grad))
-            before += float(torch.dot(mean, mean)) / weight**2
-        self._values["agreement"] = {"product": product, "square": square, "before": before}
+            products = torch.stack([torch.dot(grad, mean), torch.dot(grad, grad), torch.dot(mean, mean)])
+            found.append(products / products.new_tensor([weight, 1.0, weight**2]))
+        if found:  # one look at the device, however many tensors there are
+            product, square, before = torch.stack(found).double().sum(0).tolist()
+            self._values["agreement"] = {"product": product, "square": square, "before": before}
 
     @torch.no_grad()
     def after_update(self, made: bool) -> dict[str, Any]:
         """Add how far the tensors moved, and hand out everything that was measured of this update."""
         if made and self.full:
             rates = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
-            moved: list[tuple[str, str, float, float]] = []
-            for _, layer, group, parameter in self.places:
-                if parameter.grad is not None and parameter in self.optimizer.state:
-                    state = self.optimizer.state[parameter]
-                    moved.append((layer, group, *movement(parameter, state, rates[id(parameter)])))
+            states = self.optimizer.state
+            held = [place for place in self.places if place[3].grad is not None and place[3] in states]
+            squares = [movement(p, states[p], rates[id(p)]) for *_, p in held]
+            numbers = torch.stack(squares).double().tolist() if squares else []
+            moved = [(layer, group, *both) for (_, layer, group, _), both in zip(held, numbers, strict=True)]
             self._values["layers_ratio"] = _ratios((layer, change, weight) for layer, _, change, weight in moved)
             self._values["groups_ratio"] = _ratios((group, change, weight) for _, group, change, weight in moved)
             self._values["ratio"] = _ratios(("", row[2], row[3]) for row in moved).get("")
@@ -138,8 +139,8 @@ class GradientWatch:
         return values
 
 
-def movement(parameter: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[float, float]:
-    """Squared norms of AdamW's last update of a tensor and of the tensor, from a sample of at most ``SAMPLE`` places.
+def movement(parameter: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
+    """[2] squared norms of AdamW's last update of a tensor and of the tensor, from a sample of ``SAMPLE`` places.
 
     Args:
         parameter: The tensor after the update.
@@ -154,7 +155,7 @@ def movement(parameter: Tensor, state: Mapping[str, Any], group: Mapping[str, An
         kept = 1 - rate * group["weight_decay"]
         change = (weight + change) / kept - weight
     # the sample stands for the whole tensor: sums over tensors of different sizes stay comparable
-    return float(torch.dot(change, change)) * stride, float(torch.dot(weight, weight)) * stride
+    return torch.stack([torch.dot(change, change), torch.dot(weight, weight)]) * stride
 
 
 def _root_sums(parts: Iterable[tuple[str, float]]) -> dict[str, float]:
