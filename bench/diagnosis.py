@@ -69,7 +69,8 @@ def record_one(condition: Condition, seed: int) -> dict[str, Any]:
         condition.plant(setup, job)
         collector, stopped = Collector(), ""
         try:
-            train(job, TrainState(), [collector])
+            if train(job, TrainState(), [collector]).reason == "interrupted":
+                raise KeyboardInterrupt  # half a run is no recording
         except TrainingStopped as stop:
             stopped = stop.what
         model, data = setup.describe(), {"splits": {"train": {"rows": len(setup.prepared.train)}}}

@@ -13,6 +13,9 @@ from burnish.diagnose.statistics import Floats
 
 Line = Mapping[str, Any]
 
+BLOWN_UP = 1.5
+"""Times the first loss that the median of the first three has reached where a rate was far too high from the start."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -120,8 +123,11 @@ class Series:
 
     @cached_property
     def start(self) -> float:
-        """The loss at the beginning: the median of the first three, whose rate has hardly moved anything yet."""
-        return float(np.median(self.loss[:3])) if len(self) else float("nan")
+        """The loss at the beginning: the median of the first three, or the first where the second blew up."""
+        if not len(self):
+            return float("nan")
+        first, middle = float(self.loss[0]), float(np.median(self.loss[:3]))
+        return first if middle > BLOWN_UP * first > 0 else middle
 
     @property
     def reference(self) -> float:
