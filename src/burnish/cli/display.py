@@ -19,6 +19,7 @@ from burnish.core.events import (
     Evaluated,
     Event,
     Finished,
+    Measured,
     Noticed,
     Retained,
     Saved,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 COLOURS = {"note": "cyan", "warning": "yellow", "stop": "red"}
 PLAIN_EVERY_SECONDS = 10.0
 WIDE = 100
+WATCHED = ("loss.", "validation.", "gradients.")
+"""Codes of the diagnosis beside a run."""
 
 
 @contextmanager
@@ -181,13 +184,16 @@ def ending_lines(event: Event) -> list[str]:
     """How the loop ended; a save needs no line of its own."""
     if isinstance(event, Finished):
         return [f"training ended at step {event.step}: {event.reason}"]
-    assert isinstance(event, (Advanced, Saved, Stepped, Finished))
+    assert isinstance(event, (Advanced, Saved, Stepped, Measured, Finished))
     return []
 
 
 def finding_lines(finding: Finding) -> list[str]:
-    """A finding in at most three lines; its full text stands in the report."""
+    """A finding in at most three lines, what the diagnosis says in one; its full text stands in the report."""
     colour = COLOURS[finding.severity]
+    if finding.code.startswith(WATCHED):
+        advice = f" [bold]→ {escape(finding.fix)}[/bold]" if finding.fix else ""
+        return [f"  [{colour}]{escape(finding.where)}[/{colour}]: {escape(finding.what)}{advice}"]
     where = f" [dim]({escape(finding.where)})[/dim]" if finding.where else ""
     lines = [f"  [{colour}]{finding.severity}[/{colour}] {escape(finding.what)}{where}"]
     if finding.severity != "note" and finding.fix:

@@ -50,6 +50,14 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Gradients and updates were looked at, in the update that is now done. ``values`` holds norms and ratios."""
+
+    step: int
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """The validation rows were scored."""
 
@@ -85,7 +93,7 @@ class Finished:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
-Event = Stage | Advanced | Noticed | Started | Stepped | Evaluated | Retained | Saved | Finished
+Event = Stage | Advanced | Noticed | Started | Stepped | Measured | Evaluated | Retained | Saved | Finished
 
 
 @dataclass(frozen=True)
@@ -105,5 +113,12 @@ class Evaluate:
     """Score the validation rows after this update."""
 
 
-Action = Stop | Save | Evaluate
+@dataclass(frozen=True)
+class LowerRate:
+    """Multiply the learning rate of all updates to come by ``factor``."""
+
+    factor: float
+
+
+Action = Stop | Save | Evaluate | LowerRate
 Callback = Callable[[Event], Action | None]

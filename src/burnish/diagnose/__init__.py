@@ -1,1 +1,1 @@
-"""What may go wrong and why: the machine and the installation."""
+"""What may go wrong and why: the machine, the installation, and the curves of a run."""

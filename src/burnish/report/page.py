@@ -13,6 +13,7 @@ from markupsafe import Markup
 from burnish.core.files import write_atomic
 from burnish.report import examples, facts, results, rows
 from burnish.report.curves import curves
+from burnish.report.diagnosis import diagnosis
 from burnish.report.read import Run, load_run
 from burnish.report.retention import forgetting
 from burnish.report.verdict import held_out, verdict
@@ -62,6 +63,7 @@ def contents(run: Run) -> dict[str, Any]:
         "calibration": results.calibration(run),
         "forgetting": forgetting(run),
         "charts": curves(run),
+        "diagnosis": diagnosis(run),
         "groups": examples.answer_groups(run),
         "samples": examples.samples(run),
         "trained": facts.trained(run),

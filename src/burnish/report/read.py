@@ -34,6 +34,7 @@ class Run:
         model: ``model.json``.
         best: ``best.json``.
         evaluation: ``evaluation.json``.
+        diagnosis: ``diagnosis.json``.
         findings: ``findings.jsonl``.
         train: The log's training lines by step.
         validation: The log's validation lines by step.
@@ -54,6 +55,7 @@ class Run:
     model: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    diagnosis: dict[str, Any] = field(default_factory=dict)
     findings: list[dict[str, Any]] = field(default_factory=list)
     train: list[dict[str, Any]] = field(default_factory=list)
     validation: list[dict[str, Any]] = field(default_factory=list)
@@ -138,6 +140,7 @@ def load_run(path: Path) -> Run:
         model=_object(path, "model.json", damaged),
         best=_object(path, "best.json", damaged),
         evaluation=_object(path, "evaluation.json", damaged),
+        diagnosis=_object(path, "diagnosis.json", damaged),
         findings=_rows(path, "findings.jsonl", damaged),
         train=_by_step(log, "train"),
         validation=_by_step(log, "validation"),

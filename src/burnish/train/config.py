@@ -25,6 +25,7 @@ from burnish.train.precision import PrecisionName
 from burnish.train.stage_config import StageConfig
 
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
+FindingAction = Literal["tell", "stop", "lower_rate"]
 _SHORT = {"model": "path", "adapter": "method", "data": "train", "task": "kind", "regularizers": "kind"}
 _FILES = {"data", "cache", "earlier"}
 _SETS = ("train", "validation", "test")
@@ -56,7 +57,7 @@ class TrainConfig(OptimConfig):
 
 
 class EarlyStoppingConfig(Config):
-    """The `early_stopping` section: which checkpoint is the best one, and when to give up."""
+    """The `early_stopping` section: which checkpoint is the best one, when to give up, and what a finding leads to."""
 
     patience: int | None = Field(None, ge=1)
     """Stop after this many evaluations without improvement. Without it the run goes to its end."""
@@ -65,6 +66,9 @@ class EarlyStoppingConfig(Config):
     `evaluate.choices` also `accuracy` or `macro_f1`. Errors count as better when they are smaller."""
     min_improvement: float = Field(0.0, ge=0)
     """A change smaller than this does not count as an improvement."""
+    on_finding: FindingAction = "tell"
+    """What the diagnosis beside the run may do when it finds a fault: `tell` says it; `stop` ends the run there;
+    `lower_rate` halves the learning rate where it is too high, and goes on. `train.on_finding` is short for it."""
 
 
 class RunConfig(Config):
@@ -93,6 +97,11 @@ class RunConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     trackers: tuple[Tracker, ...] = ()
     """Experiment trackers that receive the metrics through `accelerate`; none by default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_finding(cls, values: Any) -> Any:
+        return with_on_finding(values) if isinstance(values, Mapping) else values
 
     @field_validator("model", mode="before")
     @classmethod
@@ -184,6 +193,24 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     values.setdefault("name", path.stem)
     _require_sections(values, path)
     return build(RunConfig, anchor_paths(values, path.resolve().parent), where=str(path))
+
+
+def with_on_finding(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Write `train.on_finding` out as `early_stopping.on_finding`, where it is kept.
+
+    Raises:
+        ValueError: Both are given, and differ.
+    """
+    train = values.get("train")
+    if not isinstance(train, Mapping) or "on_finding" not in train:
+        return values
+    given, stopping = train["on_finding"], values.get("early_stopping") or {}
+    if not isinstance(stopping, Mapping):
+        return values
+    if stopping.get("on_finding", given) != given:
+        raise ValueError("`train.on_finding` and `early_stopping.on_finding` contradict each other; give one")
+    rest = {key: value for key, value in train.items() if key != "on_finding"}
+    return {**values, "train": rest, "early_stopping": {**stopping, "on_finding": given}}
 
 
 def expand(values: Mapping[str, Any]) -> dict[str, Any]:

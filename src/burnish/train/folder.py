@@ -21,8 +21,8 @@ RECIPE = "recipe.yaml"
 FIRST = (RECIPE, "environment.json", "data.json")
 """What every run has from its start. A folder with a recipe alone may be where somebody keeps recipe and data."""
 
-RESUMED = ("train", "validation", "retention")
-"""Lines of the log that a resumed run goes on from."""
+LOGGED = ("train", "gradients", "validation", "retention")
+"""Kinds of lines in the log that belong to an update."""
 
 
 class RunFolder:
@@ -100,6 +100,11 @@ class RunFolder:
         text = yaml.safe_dump(finite(values), sort_keys=False, allow_unicode=True, width=120)
         write_atomic(self.path / RECIPE, text)
 
+    def read_recipe(self) -> dict[str, Any]:
+        """The resolved recipe as plain values; empty when it is absent."""
+        path = self.path / RECIPE
+        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
     def write(self, name: str, value: Any) -> None:
         """Write a JSON file."""
         write_json(self.path / name, value)
@@ -125,7 +130,7 @@ class RunFolder:
     def cut_log(self, step: int) -> None:
         """Drop what was logged after ``step``: a resumed run logs it again."""
         rows = self.read_rows("metrics.jsonl")
-        kept = [row for row in rows if row.get("step", 0) <= step and row.get("kind") in RESUMED]
+        kept = [row for row in rows if row.get("step", 0) <= step and row.get("kind") in LOGGED]
         self.write_rows("metrics.jsonl", kept)
 
     def note(self, findings: Iterable[Finding]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,8 @@ from burnish.core.events import (
     Evaluated,
     Event,
     Finished,
+    LowerRate,
+    Measured,
     Save,
     Saved,
     Started,
@@ -29,6 +32,7 @@ from burnish.core.events import Stage as Beginning
 from burnish.core.types import Batch, Context, Term
 from burnish.models.route import holding
 from burnish.train.first_update import foresee
+from burnish.train.gradients import GradientWatch
 from burnish.train.interrupt import Interrupt
 from burnish.train.liveness import Liveness, Watched
 from burnish.train.precision import Precision
@@ -77,6 +81,7 @@ class Job:
         averages: Puts the averages of the weights in their place, where those are what is handed over.
         buffers: Names and tensors that are kept in checkpoints and not trained.
         further: Micro-batches of an update beside those of the task, from its number; each names its ``source``.
+        watch: Measures gradients and updates, without changing anything; None measures nothing.
     """
 
     model: nn.Module
@@ -100,6 +105,7 @@ class Job:
     averages: Callable[[], None] | None = None
     buffers: Sequence[tuple[str, torch.Tensor]] = ()
     further: Callable[[int], Sequence[Batch]] = lambda step: ()
+    watch: GradientWatch | None = None
 
     @property
     def device(self) -> torch.device:
@@ -138,9 +144,14 @@ def train(job: Job, state: TrainState, callbacks: Sequence[Callback] = ()) -> Tr
             if not state.reason:
                 if state.step == job.stages.at(state.step).begin != entered:
                     liveness = enter_stage(job, state, callbacks)
-                metrics = update(job, state, liveness)
+                metrics, measured = update(job, state, liveness)
                 state.step += 1
+                if measured:
+                    tell(callbacks, Measured(step=state.step, values=measured))
                 asked = tell(callbacks, Stepped(step=state.step, epoch=job.updates.epoch(state.step), metrics=metrics))
+                for action in asked:
+                    if isinstance(action, LowerRate):
+                        state.lower(action.factor)
     tell(callbacks, Finished(step=state.step, reason=state.reason))
     return state
 
@@ -177,22 +188,22 @@ def evaluation_due(job: Job, state: TrainState, asked: Sequence[Action]) -> bool
     return Evaluate() in asked or due(state.step, job.cadence.evaluate_every, len(job.updates))
 
 
-def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
-    """One optimiser update; returns its metrics.
+def update(job: Job, state: TrainState, liveness: Liveness) -> tuple[dict[str, float], dict[str, Any]]:
+    """One optimiser update; returns its metrics, and what was measured of its gradients if this is such an update.
 
     Raises:
         TrainingStopped: The loss or a gradient is not finite, or a tensor does not train.
     """
     began = time.perf_counter()
-    rate = job.stages.learning_rate(state.step)
+    rate = job.stages.learning_rate(state.step) * state.rate_factor
     for group in job.optimizer.param_groups:
         group["lr"] = rate * group.get("rate_scale", 1.0)
     # dropout is a function of seed and step, so a resumed run draws the same masks without stored generators
     torch.manual_seed(job.seed * 1_000_003 + state.step)
     batches = [to_device(batch, job.device) for batch in (*job.updates[state.step], *job.further(state.step))]
     counts, parts = count_units(job.terms, batches), dict[str, float]()
-    loss_sum = sum(backward(job, batch, counts, parts) for batch in batches)
-    loss_sum += penalize(job, batches[0], parts)
+    watch = job.watch if job.watch and job.watch.due(state.step) else None
+    loss_sum = backward_all(job, batches, counts, parts, watch) + penalize(job, batches[0], parts)
     try:
         refuse_non_finite_loss(loss_sum, batches, state.step)
         if job.scaler:
@@ -204,17 +215,20 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> dict[str, float]:
         job.keep(state, [batch for batch in batches if "source" not in batch], stop)
         raise
     liveness.saw_gradients(task for batch in batches for task in batch.get("tasks", ()))
+    if watch:
+        watch.before_update(norm, job.max_grad_norm)
     foreseen = foresee(job.optimizer, job.trainable, rate)
     made = step_optimizer(job, state)
     if made:
         job.observe(state.step + 1)
+    measured = watch.after_update(made) if watch else {}
     job.optimizer.zero_grad(set_to_none=True)
     if made:
         if foreseen:
             foreseen.judge()
         liveness.updated(rate)
     named = {PART + name: value for name, value in parts.items()} if len(job.terms) > 1 else {}
-    return measure(state, batches, loss=loss_sum, **named, grad_norm=norm, learning_rate=rate, began=began)
+    return measure(state, batches, loss=loss_sum, **named, grad_norm=norm, learning_rate=rate, began=began), measured
 
 
 def step_optimizer(job: Job, state: TrainState) -> bool:
@@ -261,6 +275,20 @@ def add_parts(parts: dict[str, float] | None, losses: Sequence[tuple[str, torch.
         return
     for name, loss in losses:
         parts[name] = parts.get(name, 0.0) + float(loss.detach())
+
+
+def backward_all(
+    job: Job, batches: Sequence[Batch], counts: dict[str, float], parts: dict[str, float], watch: GradientWatch | None
+) -> float:
+    """Forward and backward of every micro-batch; returns the update's loss."""
+    loss_sum = 0.0
+    for number, batch in enumerate(batches):
+        loss_sum += backward(job, batch, counts, parts)
+        if watch and number == 0 < len(batches) - 1:
+            term = job.terms[0]
+            scale = job.scaler.get_scale() if job.scaler else 1.0
+            watch.first_part(float(term.count(batch)) / max(1.0, counts[term.name]), scale)
+    return loss_sum
 
 
 def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, float] | None = None) -> float:

@@ -19,11 +19,13 @@ from burnish.adapters import training
 from burnish.checkpoint.optimizer import load_state_tensors, state_tensors
 from burnish.checkpoint.store import Checkpoint, CheckpointStore
 from burnish.core.errors import TrainingStopped, UserError
-from burnish.core.events import Callback, Evaluated, Event, Noticed, Retained, Stage, Stepped
+from burnish.core.events import Callback, Evaluated, Event, Measured, Noticed, Retained, Stage, Stepped
 from burnish.evaluate.run import Evaluation
 from burnish.train.config import RunConfig
+from burnish.train.diagnosis import Diagnosis
 from burnish.train.ema import Ema
 from burnish.train.folder import RunFolder, open_run
+from burnish.train.gradients import GradientWatch
 from burnish.train.handover import hand_over, load_handed_over, read_recipe
 from burnish.train.loop import Cadence, Job, tell, train
 from burnish.train.rehearsal import rehearse
@@ -135,7 +137,8 @@ def _run(
     if checkpoint:
         restore(job, checkpoint)
     try:
-        state = train(job, state, listeners(scorer, folder, callbacks))
+        watching = Diagnosis(folder, state, setup.config.early_stopping.on_finding, callbacks)
+        state = train(job, state, [*listeners(scorer, folder, callbacks), watching])
     except TrainingStopped as stop:
         folder.log({"kind": "stopped", "step": state.step, "reason": stop.what, "where": stop.where, "fix": stop.fix})
         raise
@@ -248,6 +251,7 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
         buffers=buffers,
         further=setup.regularizing.further,
         averages=ema.put_ if ema and ema.config.hand_over else None,
+        watch=GradientWatch(setup.trainable, optimizer, len(setup.updates)),
         cadence=Cadence(
             evaluate_every=setup.evaluate_every,
             save_every=config.checkpoint.every_steps or setup.evaluate_every,
@@ -306,6 +310,8 @@ class Recorder:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Stepped):
             self.folder.log({"kind": "train", "step": event.step, "epoch": event.epoch, **event.metrics})
+        elif isinstance(event, Measured):
+            self.folder.log({"kind": "gradients", "step": event.step, **event.values})
         elif isinstance(event, Evaluated):
             line = {"kind": "validation", "step": event.step, "epoch": event.epoch}
             self.folder.log({**line, **event.metrics, "improved": event.improved})

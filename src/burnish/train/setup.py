@@ -33,6 +33,7 @@ from burnish.objectives.context import ModelContext
 from burnish.objectives.replay import replay_terms
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
+from burnish.train.chance import chance_loss
 from burnish.train.config import RunConfig
 from burnish.train.described import hashes, with_head
 from burnish.train.environment import environment
@@ -238,6 +239,7 @@ class Setup:
             "layout": self.layout,
             "fused_layers": self.fused_layers,
             "updates": len(self.updates),
+            "chance_loss": chance_loss(self.loaded, self.prepared.train),
             "device": str(self.device),
             "precision": self.precision.to_json(),
             "learning_rate": {"value": value, "reason": reason},

@@ -24,6 +24,8 @@ class TrainState:
         trained_tokens: Tokens that carried loss.
         skipped_steps: Updates that fp16 loss scaling skipped after an overflow.
         seconds: Time spent in updates.
+        rate_factor: What a callback had the learning rate multiplied by so far.
+        rate_lowered: The step at which it did so last, None before the first time.
         reason: Why the loop ended; empty while it runs.
     """
 
@@ -36,6 +38,8 @@ class TrainState:
     trained_tokens: int = 0
     skipped_steps: int = 0
     seconds: float = 0.0
+    rate_factor: float = 1.0
+    rate_lowered: int | None = None
     reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -47,6 +51,11 @@ class TrainState:
         """Read what ``to_json`` wrote; counters added since then keep their default."""
         known = {f.name for f in fields(cls)}
         return cls(**{k: v for k, v in values.items() if k in known})
+
+    def lower(self, factor: float) -> None:
+        """Lower the learning rate of all updates to come."""
+        self.rate_factor *= factor
+        self.rate_lowered = self.step
 
     def record(self, metric: str, value: float, min_improvement: float) -> bool:
         """Take note of an evaluation; say whether it is the best so far.
