@@ -8,8 +8,7 @@ such as token ids and labels stay real, since they decide shapes.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -46,7 +45,7 @@ class Ledger(TorchDispatchMode):
         for tensor in tensors:
             self._count(tensor)
 
-    def ignore(self, tensors: Iterator[Tensor]) -> None:
+    def ignore(self, tensors: Iterable[Tensor]) -> None:
         """Never count the storages of these."""
         for tensor in tensors:
             self._known[tensor.untyped_storage()._cdata] = 0
@@ -89,33 +88,43 @@ def _places(indices: Any) -> Any:
     return given
 
 
-@contextmanager
-def fake() -> Iterator[FakeTensorMode]:
+def Fake() -> FakeTensorMode:  # noqa: N802  # makes a mode, as a class would
     """The mode that fake tensors belong to; real numbers may meet them."""
-    yield FakeTensorMode(allow_non_fake_inputs=True)
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def faked_(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype | None = None) -> None:
+def faked_(model: nn.Module, mode: FakeTensorMode) -> None:
     """Put a fake tensor on the processor in the place of every parameter and buffer of a model on the meta device.
 
     Args:
-        model: Its shapes; tied weights stay tied.
+        model: Its shapes; tied weights stay tied. A few real tensors among them become shapes too.
         mode: Theirs.
-        dtype: Format of what is a floating-point number; as it is without one.
     """
     made: dict[int, Any] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 if id(parameter) not in made:
-                    made[id(parameter)] = nn.Parameter(_faked(parameter, mode, dtype), requires_grad=False)
+                    made[id(parameter)] = _parameter(parameter, mode)
                 module._parameters[name] = made[id(parameter)]
         for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = _faked(buffer, mode, None)
+            if buffer is not None and buffer.is_floating_point():
+                module._buffers[name] = faked(buffer, mode)
 
 
-def _faked(tensor: Tensor, mode: FakeTensorMode, dtype: torch.dtype | None) -> Tensor:
-    wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-    shape = torch.empty_strided(tensor.shape, tensor.stride(), dtype=wanted, device="meta")
+def faked(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
+    """A fake tensor on the processor of a tensor's shape and format."""
+    shape = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return FakeTensor(mode, shape, torch.device("cpu"))
+
+
+def _parameter(parameter: nn.Parameter, mode: FakeTensorMode) -> nn.Parameter:
+    made = nn.Parameter(faked(parameter, mode), requires_grad=parameter.requires_grad)
+    state: Any = getattr(parameter, "quant_state", None)
+    if state is not None:
+        for part in (state, state.state2):
+            for name, value in vars(part).items() if part is not None else ():
+                if isinstance(value, Tensor):
+                    setattr(part, name, faked(value, mode))
+        made.quant_state = state  # type: ignore[attr-defined]
+    return made
