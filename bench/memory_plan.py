@@ -1,6 +1,6 @@
 """Predicted against measured peak memory: a matrix of configurations, each in a process of its own.
 
-    python bench/memory_plan.py results.json [--only WORD] [--first N] [--seconds S]
+    python bench/memory_plan.py results.json [--only WORD] [--count N] [--again]
 
 Every configuration makes a model folder of random weights (or opens a real model), predicts the peak of a run from its
 recipe before anything is loaded, then loads, rehearses, scores, trains two updates, evaluates, saves and hands over,
@@ -17,7 +17,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("--only", default="")
-    parser.add_argument("--seconds", type=float, default=1e9, help="start no further one after so long")
+    parser.add_argument("--count", type=int, default=1000, help="measure no more than so many")
     parser.add_argument("--again", action="store_true", help="predict anew; measurements stay")
     parser.add_argument("--part")
     parser.add_argument("--job")
@@ -247,10 +246,12 @@ def main() -> None:
         print("ANSWER " + json.dumps(one(json.loads(given.job), folder, given.part)), flush=True)
         return
     results = json.loads(given.results.read_text(encoding="utf-8")) if given.results.exists() else {}
-    began = time.monotonic()
+    left = given.count
     for job in matrix():
-        if given.only not in title(job) or time.monotonic() - began > given.seconds:
+        known = "peaks" in results.get(title(job), {})
+        if given.only not in title(job) or (not known and left < 1):
             continue
+        left -= not known
         found = results.setdefault(title(job), {"job": job})
         for part, key in PARTS:
             if key not in found or (given.again and part == "predict"):

@@ -219,3 +219,11 @@ def _unreadable(part: str, error: Exception, fetched: Fetched) -> UserError:
     return UserError(
         f"the {part} cannot be loaded: {shown}", where=str(fetched.folder), fix="check the files of the model"
     )
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the files that a folder's weights are read from."""
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        if found := list(folder.glob(pattern)):
+            return sum(path.stat().st_size for path in found)
+    return 0

@@ -108,14 +108,20 @@ def faked_(model: nn.Module, mode: FakeTensorMode) -> None:
                     made[id(parameter)] = _parameter(parameter, mode)
                 module._parameters[name] = made[id(parameter)]
         for name, buffer in module._buffers.items():
-            if buffer is not None and buffer.is_floating_point():
-                module._buffers[name] = faked(buffer, mode)
+            if buffer is not None:
+                known = faked(buffer, mode) if buffer.is_floating_point() else _whole(buffer)
+                module._buffers[name] = known
 
 
 def faked(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
     """A fake tensor on the processor of a tensor's shape and format."""
     shape = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return FakeTensor(mode, shape, torch.device("cpu"))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Whole numbers, which decide shapes and are few: real ones."""
+    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor
 
 
 def _parameter(parameter: nn.Parameter, mode: FakeTensorMode) -> nn.Parameter:
