@@ -6,6 +6,7 @@ recomputing, the share of a forward pass among the products of an update; of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,19 +53,26 @@ class Change:
             parts.append(f"--engine {self.engine.name} --offload {self.engine.offload}")
         return " ".join(parts)
 
-    def and_also(self, other: Change) -> Change:
-        """Both."""
-        settings = {k: {**self.settings.get(k, {}), **other.settings.get(k, {})}
-                    for k in (*self.settings, *other.settings)}  # fmt: skip
-        slower = (1 + self.slower) * (1 + other.slower) - 1
-        return Change(
-            settings,
-            slower,
-            f"{self.why}; {other.why}",
-            self.same and other.same,
-            other.engine or self.engine,
-            self.data or other.data,
-        )
+
+def together(changes: Sequence[Change]) -> Change:
+    """Several changes as one; of two that set the same, the later holds."""
+    kept = [c for i, c in enumerate(changes) if not any(_same_place(c, later) for later in changes[i + 1 :])]
+    settings: Settings = {}
+    for change in kept:
+        for section, values in change.settings.items():
+            settings[section] = {**settings.get(section, {}), **values}
+    return Change(
+        settings,
+        math.prod(1 + c.slower for c in kept) - 1,
+        "; ".join(c.why for c in kept),
+        all(c.same for c in kept),
+        next((c.engine for c in kept if c.engine is not None), None),
+        any(c.data for c in kept),
+    )
+
+
+def _same_place(one: Change, other: Change) -> bool:
+    return any(one.settings.get(section, {}).keys() & values.keys() for section, values in other.settings.items())
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,8 @@ def fixes(sketch: Sketch, plan: MemoryPlan, overhead: Overhead, memory: int) -> 
         else:
             short.append(change)
     found += _joined(short, measure, memory, MOST - len(found))
-    return sorted(found, key=lambda f: (f.change.data, f.change.slower))[:MOST]
+    distinct = {fix.change.words: fix for fix in found}
+    return sorted(distinct.values(), key=lambda f: (f.change.data, f.change.slower))[:MOST]
 
 
 class _Measure:
@@ -139,15 +148,26 @@ class _Measure:
 
 
 def _joined(short: Sequence[Change], measure: _Measure, memory: int, wanted: int) -> Iterator[Fix]:
-    """Changes that suffice together: the first ones one after the other, then without the first, and so on."""
+    """Changes that suffice together, the cheapest first; what is not needed after all is left out again."""
     for start in range(min(max(0, wanted), len(short))):
-        together: Change | None = None
+        chosen: list[Change] = []
         for change in short[start:]:
-            together = change if together is None else together.and_also(change)
-            fix = measure(together)
-            if fix is not None and fix.plan.fits(memory):
-                yield fix
+            chosen.append(change)
+            if _fits(chosen, measure, memory):
                 break
+        else:
+            return
+        for change in tuple(chosen[:-1]):
+            fewer = [c for c in chosen if c is not change]
+            chosen = fewer if _fits(fewer, measure, memory) else chosen
+        fix = measure(together(chosen))
+        if fix is not None:
+            yield fix
+
+
+def _fits(changes: Sequence[Change], measure: _Measure, memory: int) -> bool:
+    fix = measure(together(changes))
+    return fix is not None and fix.plan.fits(memory)
 
 
 def _changes(

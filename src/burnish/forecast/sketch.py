@@ -61,7 +61,8 @@ class Sketch:
     @property
     def layout(self) -> Layout:
         """How rows lie in a batch."""
-        return choose_layout(self.config.batches, assume_packing(self.shapes()) is not None)
+        few = None if layers_of(self.values) is None else 1
+        return choose_layout(self.config.batches, assume_packing(self.shapes(few)) is not None)
 
     def shapes(self, layers: int | None = None) -> PreTrainedModel:
         """The model on the meta device, with so many of its layers."""

@@ -95,7 +95,7 @@ def assume_packing(model: PreTrainedModel) -> PackingMode | None:
     """What ``packing_mode`` will be, from the model's code alone: for shapes without numbers, which cannot be probed."""
     named = inspect.signature(backbone_of(model).forward).parameters
     packs = not getattr(model.config, "is_encoder_decoder", False) and "position_ids" in named
-    mode: PackingMode | None = "segments" if packs and use_packed_attention(model) else None
+    mode: PackingMode | None = "segments" if use_packed_attention(model) and packs else None
     model.__dict__["_burnish_packing"] = mode
     return mode
 

@@ -30,9 +30,7 @@ def shapes_of(config: ModelConfig, base: Path | None = None, *, headless: bool =
     return built(values, config.path, headless=headless, trust=config.trust_remote_code)
 
 
-def built(
-    values: PreTrainedConfig, name: str, *, headless: bool = False, trust: bool = False
-) -> PreTrainedModel:
+def built(values: PreTrainedConfig, name: str, *, headless: bool = False, trust: bool = False) -> PreTrainedModel:
     """The model of a configuration, on the meta device.
 
     Args:

@@ -60,9 +60,7 @@ def card_of(name: str) -> Card:
     """
     by_name = {_plain(card.name): card for card in CARDS}
     if _plain(name) not in by_name:
-        raise UserError(
-            f"no card is known as `{name}`", where="--card", fix=suggestion(name, [c.name for c in CARDS])
-        )
+        raise UserError(f"no card is known as `{name}`", where="--card", fix=suggestion(name, [c.name for c in CARDS]))
     return by_name[_plain(name)]
 
 

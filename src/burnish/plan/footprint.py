@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from burnish.core.types import Batch, Term
-from burnish.models.forward import hidden_states
 from burnish.optim.config import OptimizerName
 from burnish.plan.ledger import Ledger
 from burnish.plan.shadow import Shadow, autocast, stored_bytes
@@ -104,7 +103,7 @@ def footprint(
         optimizer=sum(optimizer_bytes(p.numel(), optimizer) for _, p in named),
         activations=kept - lived,
         working=max(0, peak - kept),
-        evaluation=_evaluated(shadow, evaluation or batch),
+        evaluation=_evaluated(shadow, evaluation or batch, terms),
         fingerprint=max((16 * p.numel() for _, p in named), default=0),
         trained=sum(p.numel() for _, p in named),
         trained_base=sum(p.numel() * p.element_size() for _, p in named if id(p) in base),
@@ -153,13 +152,15 @@ def _forward(shadow: Shadow, batch: Batch, terms: Sequence[Term], ledger: Ledger
 
 
 @torch.no_grad()
-def _evaluated(shadow: Shadow, batch: Batch) -> int:
+def _evaluated(shadow: Shadow, batch: Batch, terms: Sequence[Term]) -> int:
     ledger = Ledger()
     ledger.ignore(_tensors(shadow))
     shadow.model.eval()
     with ledger, autocast(shadow.numbers):
-        hidden = hidden_states(shadow.model, batch)
-        del hidden
+        context = shadow.context()
+        for term in terms:
+            term.loss(batch, context)
+        del context
     shadow.model.train()
     return ledger.peak
 
@@ -183,5 +184,3 @@ def _largest_layer(model: nn.Module) -> int:
     """Bytes of the largest member of a list of layers; of the whole model where there is none."""
     layers = [child for m in model.modules() if isinstance(m, nn.ModuleList) for child in m]
     return max((stored_bytes(layer) for layer in layers), default=stored_bytes(model))
-
-

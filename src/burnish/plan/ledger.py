@@ -88,7 +88,7 @@ def _places(indices: Any) -> Any:
     return given
 
 
-def Fake() -> FakeTensorMode:  # noqa: N802  # makes a mode, as a class would
+def new_mode() -> FakeTensorMode:
     """The mode that fake tensors belong to; real numbers may meet them."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 

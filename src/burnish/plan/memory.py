@@ -24,13 +24,18 @@ class Overhead:
 
     Attributes:
         start: Interpreter, libraries and compiled kernels, before a model is loaded.
-        computing: What the first products add: prepared code of each shape, threads, pages of libraries now in use.
-        files: Bytes of the files that weights are read from, mapped while they are.
+        computing: What the first products add: pages of libraries that are first used then, threads, prepared code.
+        files: Bytes of the files that weights are read from and converted, mapped while they are.
+        growth: What the allocator holds for each byte that lives, holes included.
+        keeps: Whether the process gives nothing back, so that what a later phase needs comes on top where the holes of
+            an earlier one are too small.
     """
 
     start: int
     computing: int = 0
     files: int = 0
+    growth: float = 1.0
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,13 @@ def _phases(share: Share, overhead: Overhead) -> list[Phase]:
     framework = {"framework": overhead.start + overhead.computing}
     base = {"weights": one.weights, "adapters": one.adapters}
     there = {**framework, **base, "gathered layers": share.gathered, "optimizer": one.optimizer}
+    living = {"activations": one.activations, "gradients and work": one.working}
+    holes = {"allocator": round((overhead.growth - 1) * sum(living.values()))}
+    kept = {"kept from evaluating": one.evaluation if overhead.keeps else 0}
     return [
-        Phase("load", {"framework": overhead.start, **base, "mapped files": overhead.files}),
-        Phase("forward and backward", {**there, "activations": one.activations, "gradients and work": one.working}),
-        Phase("step", {**there, "gradients": one.gradients}),
+        Phase("load", {**framework, **base, "mapped files": overhead.files}),
+        Phase("forward and backward", {**there, **living, **holes, **kept}),
+        Phase("step", {**there, "gradients": one.gradients, **kept}),
         Phase("checks of the first updates", {**there, "sums in float64": one.fingerprint}),
         Phase("evaluate", {**there, "activations": one.evaluation}),
         Phase("save", dict(there)),

@@ -1,4 +1,4 @@
-"""The model of a run as shapes: quantised, with its adapters and its head, fused and checkpointed as the run will be."""
+"""The model of a run as shapes: quantised, with adapters and head, fused and checkpointed as the run will be."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from burnish.models.head import head_of
 from burnish.models.quantize import quantize_
 from burnish.models.recompute import checkpoint_activations
 from burnish.objectives.context import ModelContext
-from burnish.plan.ledger import Fake, faked_
+from burnish.plan.ledger import faked_, new_mode
 from burnish.plan.sizes import plainly, zeros_for_weights
 
 Checkpointing = bool | Literal["selective"]
@@ -110,7 +110,7 @@ def shadow_of(
         labels = [str(number) for number in range(outputs)]
         classifier = Classifier(labels, model.config.get_text_config().hidden_size, pooling)
     attached = _attached(model, [plainly(config) for config in adapters])
-    mode = Fake()
+    mode = new_mode()
     faked_(model, mode)
     if classifier is not None:
         faked_(classifier, mode)
