@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -42,7 +43,7 @@ REAL = {
 ENCODERS = ("bert", "minilm")
 WORDS = ("cat", "dog", "house", "water", "light", "paper", "green", "river", "music", "stone", "night", "table")
 GIB = 1 << 30
-PARTS = (("measure", "peaks"),)
+ANSWER = "ANSWER "
 
 
 def matrix() -> list[dict[str, Any]]:
@@ -223,53 +224,80 @@ def phase(peaks: dict[str, int], name: str) -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def one(job: dict[str, Any], folder: Path, part: str) -> dict[str, Any]:
-    """What a child process answers: the prediction, or the measurement."""
-    recipe = recipe_of(job, folder)
-    if part == "measure":
-        return {"peaks": measured(recipe)}
-    return predicted(recipe)
+def predicted(recipe: dict[str, Any], start: int) -> dict[str, Any]:
+    """The plan of a recipe, from what such a process holds before it loads a model."""
+    from burnish.core.config import build
+    from burnish.forecast.memory import overhead_here
+    from burnish.forecast.sketch import footprint_of, sketch_of
+    from burnish.plan.memory import memory_plan
+    from burnish.train.config import RunConfig
+
+    sketch = sketch_of(build(RunConfig, recipe))
+    overhead = overhead_here(sketch.config.model, sketch.precision, sketch.device, start)
+    return memory_plan(footprint_of(sketch), overhead).to_json()
+
+
+def peak_of(found: dict[str, Any]) -> int:
+    """The highest of all phases."""
+    return max(size for name, size in found["peaks"].items() if "now" not in name)
+
+
+def table(results: dict[str, Any]) -> str:
+    """Every configuration that was measured, in Markdown, and the two numbers that count."""
+    lines = ["| configuration | measured, MiB | predicted, MiB | error | highest phase |", "|---|--:|--:|--:|---|"]
+    errors = []
+    for name, found in results.items():
+        if "peaks" in found and "predicted" in found:
+            came, said = peak_of(found), found["predicted"]["peak_bytes"]
+            errors.append(said / came - 1)
+            highest = found["predicted"]["highest"]
+            lines.append(f"| {name} | {came >> 20:,} | {said >> 20:,} | {errors[-1]:+.1%} | {highest} |")
+    if not errors:
+        return "nothing was measured yet"
+    sizes = sorted(abs(e) for e in errors)
+    summary = f"{len(errors)} configurations: median error {median(sizes):.1%}, worst {sizes[-1]:.1%}"
+    return "\n".join([*lines, "", summary])
 
 
 def main() -> None:
-    """Run what is not in the file yet, and show the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure what is not in the file yet, predict, and show the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="configurations whose title holds this")
     parser.add_argument("--count", type=int, default=1000, help="measure no more than so many")
     parser.add_argument("--again", action="store_true", help="predict anew; measurements stay")
-    parser.add_argument("--part")
-    parser.add_argument("--job")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     given = parser.parse_args()
     folder = Path(os.environ.get("BURNISH_BENCH_FOLDER", tempfile.gettempdir())) / "burnish-memory"
     folder.mkdir(parents=True, exist_ok=True)
-    if given.part:
-        print("ANSWER " + json.dumps(one(json.loads(given.job), folder, given.part)), flush=True)
+    if given.measure:
+        print(ANSWER + json.dumps(measured(recipe_of(json.loads(given.measure), folder))), flush=True)
         return
     results = json.loads(given.results.read_text(encoding="utf-8")) if given.results.exists() else {}
     left = given.count
     for job in matrix():
-        known = "peaks" in results.get(title(job), {})
-        if given.only not in title(job) or (not known and left < 1):
+        found = results.get(title(job), {"job": job})
+        if given.only not in title(job):
             continue
-        left -= not known
-        found = results.setdefault(title(job), {"job": job})
-        for part, key in PARTS:
-            if key not in found or (given.again and part == "predict"):
-                found.update(asked(job, given.results, part))
-                given.results.write_text(json.dumps(results, indent=1), encoding="utf-8")
-        print(title(job), found.get("peaks"), flush=True)
+        if "peaks" not in found and left > 0:
+            left, results[title(job)] = left - 1, {**found, "peaks": asked(job, given.results)}
+            found = results[title(job)]
+        if found.get("peaks") and ("predicted" not in found or given.again):
+            found["predicted"] = predicted(recipe_of(job, folder), found["peaks"]["start"])
+            print(title(job), f"{peak_of(found) >> 20:,} MiB, predicted {found['predicted']['peak_bytes'] >> 20:,}")
+        given.results.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    print(table(results))
 
 
-def asked(job: dict[str, Any], results: Path, part: str) -> dict[str, Any]:
-    """Ask a fresh process."""
-    command = [sys.executable, __file__, str(results), "--part", part, "--job", json.dumps(job)]
+def asked(job: dict[str, Any], results: Path) -> dict[str, int]:
+    """The peaks of a configuration in a fresh process."""
+    command = [sys.executable, __file__, str(results), "--measure", json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    answers = [text for text in done.stdout.splitlines() if text.startswith("ANSWER ")]
+    answers = [text for text in done.stdout.splitlines() if text.startswith(ANSWER)]
     if not answers:
-        print((done.stderr or done.stdout)[-800:])
-        return {}
-    return json.loads(answers[-1].removeprefix("ANSWER "))
+        sys.exit(f"{title(job)}: {(done.stderr or done.stdout)[-800:]}")
+    peaks: dict[str, int] = json.loads(answers[-1].removeprefix(ANSWER))
+    return peaks
 
 
 if __name__ == "__main__":

@@ -135,20 +135,15 @@ def _trained(shadow: Shadow, batch: Batch, terms: Sequence[Term], accumulates: b
         if parameter.grad is not None:
             ledger.knows(parameter.grad)
     with ledger:
-        kept, share = _forward(shadow, batch, terms, ledger)
+        context = shadow.context()  # it lives until the backward pass is done, as in the loop
+        with autocast(shadow.numbers):
+            share: torch.Tensor = sum(term.loss(batch, context).total for term in terms)  # type: ignore[assignment]
+        kept = ledger.live
         share.backward()  # type: ignore[no-untyped-call]
-        del share
+        del share, context
     for _, parameter in shadow.trainable:
         parameter.grad = None
     return kept, ledger.peak
-
-
-def _forward(shadow: Shadow, batch: Batch, terms: Sequence[Term], ledger: Ledger) -> tuple[int, torch.Tensor]:
-    context = shadow.context()
-    with autocast(shadow.numbers):
-        losses = [term.loss(batch, context).total for term in terms]
-    share: torch.Tensor = sum(losses)  # type: ignore[assignment]
-    return ledger.live, share
 
 
 @torch.no_grad()

@@ -143,7 +143,8 @@ def stored_bytes(model: nn.Module) -> int:
     for tensor in (*model.parameters(), *model.buffers()):
         state: Any = getattr(tensor, "quant_state", None)
         inner = getattr(state, "state2", None)
-        extra = [] if state is None else [state.absmax, state.offset, *([inner.absmax] if inner is not None else [])]
+        extra = [] if state is None else [state.absmax, state.code, state.offset]
+        extra += [] if inner is None else [inner.absmax, inner.code]  # the library makes tables for every map anew
         for part in (tensor, *(one for one in extra if one is not None)):
             found[part.untyped_storage()._cdata] = part.untyped_storage().nbytes()
     return sum(found.values())
