@@ -90,7 +90,7 @@ def test_a_run_writes_its_plan(sketch: Sketch) -> None:
 
 
 def test_work_is_counted_by_hand(sketch: Sketch) -> None:
-    """The updates' tokens are those of their rows, and their pairs the squares of those, since packs have no padding."""
+    """The updates' tokens are those of their rows, their pairs the squares of these: packs have no padding."""
     work, updates = work_of(sketch), sketch.updates()
     lengths = [int(updates.lengths[row]) for step in range(len(updates)) for row in updates.rows(step)]
     assert (work.tokens, work.pairs) == (sum(lengths), sum(n * n for n in lengths))

@@ -77,7 +77,7 @@ def test_nothing_of_a_70b_model_is_allocated() -> None:
                        Numbers(torch.bfloat16, torch.bfloat16))  # fmt: skip
     found = footprint(shadow, pack(), supervised_terms())
     assert all(p.untyped_storage().device.type == "meta" for p in shadow.model.parameters())
-    # two layers of 2 D^2 + 2 D K + 3 D F with D = 8,192, K = 1,024, F = 28,672, two tables of 128,256 D, five norms of D
+    # two layers of 2 D^2 + 2 D K + 3 D F with D = 8,192, K = 1,024, F = 28,672; two tables of 128,256 D; five norms
     width, inner, keys, rows = 8192, 28672, 1024, 128256
     numbers = 2 * (2 * width**2 + 2 * width * keys + 3 * width * inner) + 2 * rows * width + 5 * width
     rotary = sum(b.nbytes for b in shadow.model.buffers())

@@ -1,4 +1,4 @@
-"""The memory of a recipe on this machine: what the tensors take (`plan.footprint`), and what the process takes besides."""
+"""The memory of a recipe on this machine: what its tensors take (`plan.footprint`), and the process besides."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def _around(setup: Setup, scorer: Scorer, each: float) -> dict[str, float]:
 def joules() -> float | None:
     """What the processors' energy counters have counted, where they can be read (RAPL)."""
     try:
-        files = [path for path in RAPL.glob("intel-rapl:?/energy_uj")]
+        files = list(RAPL.glob("intel-rapl:?/energy_uj"))
         return sum(int(path.read_text(encoding="ascii")) for path in files) / 1e6 if files else None
     except (OSError, ValueError):
         return None

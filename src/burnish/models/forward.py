@@ -92,7 +92,7 @@ def packing_mode(model: PreTrainedModel) -> PackingMode | None:
 
 
 def assume_packing(model: PreTrainedModel) -> PackingMode | None:
-    """What ``packing_mode`` will be, from the model's code alone: for shapes without numbers, which cannot be probed."""
+    """What ``packing_mode`` will be, from the model's code alone: shapes without numbers cannot be probed."""
     named = inspect.signature(backbone_of(model).forward).parameters
     packs = not getattr(model.config, "is_encoder_decoder", False) and "position_ids" in named
     mode: PackingMode | None = "segments" if use_packed_attention(model) and packs else None
