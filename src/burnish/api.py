@@ -8,6 +8,7 @@ from typing import Any
 
 from burnish.core.config import build
 from burnish.core.events import Callback
+from burnish.forecast.finding import Foresight
 from burnish.recipes import find_recipe
 from burnish.report.page import build_report
 from burnish.train.config import RunConfig, anchor_paths, load_run
@@ -41,7 +42,10 @@ def run(
         config = load_recipe(config)
     elif isinstance(config, dict):
         config = build(RunConfig, anchor_paths(config, Path.cwd()))
-    return _reported(start_run(config, force=force, callbacks=callbacks))
+    foresight = Foresight()
+    return _reported(
+        start_run(config, force=force, callbacks=callbacks, foresee=foresight, plan=lambda: foresight.plan)
+    )
 
 
 def resume(folder: str | Path, *, callbacks: Sequence[Callback] = ()) -> RunResult:

@@ -15,7 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models", "data"),
     ("adapters", "objectives", "augment", "regularizers", "rollouts", "optim", "evaluate", "checkpoint", "diagnose"),
     ("train", "plan", "compose"),
-    ("recipes", "report", "studio", "benchmarks", "compare", "trials"),
+    ("recipes", "report", "studio", "benchmarks", "compare", "trials", "forecast"),
     ("api",),
     ("cli",),
 )

@@ -1,147 +1,73 @@
-"""`burnish plan`: divide a number of parameters among methods, before a weight is loaded."""
+"""`burnish plan`: what a recipe will take in memory, time and money, and what makes it fit; or a budget, divided."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from burnish.cli.options import Json, Overrides, Recipe
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from burnish.adapters.registry import MethodConfig
-    from burnish.plan.budget import Plan
-    from burnish.train.config import RunConfig
+from burnish.cli.options import Json, Overrides
 
 NAME = "plan"
-SHARES, IMPORTANCE = "shares", "importance"
 
 
 def command(
-    recipe: Recipe,
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, an embedded recipe such as `quickstart`, or a shape: `llama-70b`.")
+    ],
     overrides: Overrides = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Plan with this model's shape in the place of the recipe's.", show_default=False)
+    ] = None,
+    card: Annotated[
+        str | None, typer.Option(help="Plan for a GPU by name, such as `RTX 4090`.", show_default=False)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="none, ddp, fsdp2, zero1, zero2 or zero3.")] = "none",
+    processes: Annotated[int, typer.Option(min=1, help="Devices that train together.")] = 1,
+    offload: Annotated[str, typer.Option(help="none, optimizer or parameters: what waits on the host.")] = "none",
+    time: Annotated[
+        bool, typer.Option("--time/--no-time", help="Calibrate on this machine, half a minute at most.")
+    ] = False,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Price of an hour of the machine.", show_default=False)
+    ] = None,
     budget: Annotated[
-        str, typer.Option(help="Parameters to train: `2M`, `500k`, `2_000_000`; or a share of the model: `1%`.")
-    ] = "1%",
+        str | None,
+        typer.Option(
+            help="Divide so many trained parameters among methods: `2M`, `500k`; or a share of the model: `1%`.",
+            show_default=False,
+        ),
+    ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Methods to divide it among; by default `lora,bottleneck,prompt`.", show_default=False),
+        typer.Option(help="Of a budget: the methods; by default `lora,bottleneck,prompt`.", show_default=False),
     ] = None,
     shares: Annotated[
-        str | None, typer.Option(help="What each one gets, as `60,30,10`, which is the default.", show_default=False)
+        str | None, typer.Option(help="Of a budget: what each gets, as `60,30,10`.", show_default=False)
     ] = None,
     by: Annotated[
-        str, typer.Option(help="`shares`; or `importance`, measured by gradients on a few training rows.")
-    ] = SHARES,
+        str, typer.Option(help="Of a budget: `shares`; or `importance`, measured by gradients on a few rows.")
+    ] = "shares",
     json: Json = False,
 ) -> int:
-    """Choose rank, width and prompt length so that a budget of trained parameters is met within 2 %.
+    """Say what a run of a recipe will take, before a weight is loaded: memory by phase, time, and what makes it fit.
 
-    Everything is counted from the adapters that the methods would build on the model's true shapes; no weights are
-    loaded, except to measure importance. Other settings of a method, such as `targets`, are taken from the recipe.
+    The memory is found by running the recipe's own code on shapes without numbers. With `--time` a few updates are
+    made and thrown away. With `--budget`, ranks, widths and prompt lengths are chosen so that a number of trained
+    parameters is met within 2 %.
     """
-    import json as encoder
+    from burnish.cli.plan_budget import DEFAULT, divide_budget
+    from burnish.cli.plan_run import plan_run
 
-    from rich.console import Console
-
-    from burnish.api import load_recipe
-    from burnish.core.files import finite
-    from burnish.models.shapes import shapes_of
-    from burnish.plan.budget import divide, read_budget
-
-    refuse_contradictions(by, shares)
-    config = load_recipe(recipe, overrides or ())
-    model = shapes_of(config.model, headless=config.classifies)
-    wanted = read_budget(budget, sum(p.numel() for p in model.parameters()))
-    configs = chosen_configs(config, methods)
-    plan = divide(model, configs, shares_of(config, configs, shares, by), wanted)
-    if json:
-        typer.echo(encoder.dumps(finite(plan.to_json()), ensure_ascii=False))
-        return 0
-    console = Console(highlight=False)
-    show(plan, config, console)
-    return 0
-
-
-def refuse_contradictions(by: str, shares: str | None) -> None:
-    """Refuse an unknown way of dividing, and shares beside measured ones."""
-    from burnish.core.errors import UserError
-    from burnish.core.names import suggestion
-
-    if by not in (SHARES, IMPORTANCE):
-        raise UserError(
-            f"there is no way of dividing called `{by}`", where="--by", fix=suggestion(by, (SHARES, IMPORTANCE))
-        )
-    if by == IMPORTANCE and shares:
-        raise UserError(
-            "shares are given, and asked to be measured", where="--by", fix="leave `--shares` or `--by` out"
-        )
-
-
-def chosen_configs(config: RunConfig, methods: str | None) -> list[MethodConfig]:
-    """The configuration of every method: what the recipe says of it, else its defaults."""
-    from burnish.adapters.registry import METHODS
-    from burnish.core.errors import UserError
-    from burnish.plan.budget import known_methods
-
-    given: Any = config.adapter
-    own = {one.method: one for one in (given if isinstance(given, (list, tuple)) else (given,))}
-    names = [name.strip() for name in methods.split(",")] if methods else known_methods()
-    if len(set(names)) < len(names):
-        raise UserError("a method is named twice", where="--methods", fix="name each one once")
-    return [own.get(name) or METHODS[name].config(method=name) for name in names]
-
-
-def shares_of(config: RunConfig, configs: list[MethodConfig], shares: str | None, by: str) -> dict[str, float]:
-    """What each method is to get."""
-    from burnish.plan.budget import default_shares, read_shares
-
-    names = [one.method for one in configs]
-    if by == IMPORTANCE:
-        from burnish.plan.importance import gradient_masses, importance_shares
-        from burnish.train.sensitivity import sample_losses
-
-        loaded, losses = sample_losses(config)
-        return importance_shares(loaded.model, configs, gradient_masses(loaded.model, losses))
-    return read_shares(shares, names) if shares else default_shares(names)
-
-
-def show(plan: Plan, config: RunConfig, console: Console) -> None:
-    """The table, what is worth knowing, and the YAML to paste."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("method")
-    table.add_column("sites", justify="right")
-    table.add_column("setting")
-    table.add_column("parameters", justify="right")
-    table.add_column("share", justify="right")
-    table.add_column("wanted", justify="right", style="dim")
-    for line in plan.lines:
-        share = f"{line.parameters / plan.total:.1%}"
-        table.add_row(
-            line.config.method, f"{line.sites:,}", line.size, f"{line.parameters:,}", share, f"{line.wanted:.1%}"
-        )
-    if len(plan.lines) > 1:
-        table.add_row("together", "", "", f"{plan.total:,}", "100.0%", "", style="bold")
-    console.print(f"[bold]{config.model.path}[/bold]", soft_wrap=True)
-    console.print(
-        f"[dim]{plan.model:,} parameters; a budget of {plan.budget:,} ({plan.budget / plan.model:.2%})[/dim]\n"
+    if budget is not None or methods is not None or shares is not None or by != "shares":
+        return divide_budget(recipe, overrides, budget or DEFAULT, methods, shares, by, json)
+    return plan_run(
+        recipe,
+        overrides,
+        shape=shape,
+        card=card,
+        engine=(engine, processes, offload),
+        calibrated=time,
+        price=price_per_hour,
+        json=json,
     )
-    console.print(table)
-    console.print()
-    style = "green" if plan.hit else "yellow"
-    verdict = "within 2 % of the budget" if plan.hit else "more than 2 % off the budget"
-    console.print(Text(f"{plan.total:,} parameters, {plan.error:+.2%}: {verdict}", style=style))
-    for note in (*plan.notes, *head_note(config)):
-        console.print(Text(f"note: {note}", style="dim"), soft_wrap=True)
-    console.print("\n[dim]# into the recipe[/dim]")
-    console.print(plan.yaml(), markup=False, end="", soft_wrap=True)
-
-
-def head_note(config: RunConfig) -> list[str]:
-    """What a classification trains beside its adapters."""
-    return ["the new head of the classification is trained too and is not counted here"] if config.classifies else []

@@ -91,6 +91,15 @@ def packing_mode(model: PreTrainedModel) -> PackingMode | None:
     return known
 
 
+def assume_packing(model: PreTrainedModel) -> PackingMode | None:
+    """What ``packing_mode`` will be, from the model's code alone: shapes without numbers cannot be probed."""
+    named = inspect.signature(backbone_of(model).forward).parameters
+    packs = not getattr(model.config, "is_encoder_decoder", False) and "position_ids" in named
+    mode: PackingMode | None = "segments" if use_packed_attention(model) and packs else None
+    model.__dict__["_burnish_packing"] = mode
+    return mode
+
+
 def is_causal(model: PreTrainedModel) -> bool:
     """Whether no token sees a later one: changing the last token leaves the states before it as they were."""
     ids = probe_ids(model, 8)

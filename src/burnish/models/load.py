@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,8 @@ Kind = Literal["causal", "seq2seq", "encoder"]
 
 _CLASSES = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "headless": AutoModel}
 _POOLER = "pooler."
+_STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+"""What safetensors call the formats."""
 
 
 @dataclass
@@ -219,3 +222,19 @@ def _unreadable(part: str, error: Exception, fetched: Fetched) -> UserError:
     return UserError(
         f"the {part} cannot be loaded: {shown}", where=str(fetched.folder), fix="check the files of the model"
     )
+
+
+def converted_bytes(folder: Path, dtype: torch.dtype) -> int:
+    """Bytes of a folder's weights in safetensors that loading converts to a format, so that both are there for a while.
+
+    What has the format already is mapped from its file and not copied.
+    """
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, entry in header.items():
+            if name != "__metadata__" and entry["dtype"] != _STORED.get(dtype):
+                begin, end = entry["data_offsets"]
+                total += end - begin
+    return total

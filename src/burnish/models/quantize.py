@@ -35,13 +35,16 @@ Make = Callable[[Tensor, Tensor | None], nn.Module]
 _COMPUTE = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def quantize_(model: PreTrainedModel, config: QuantizationConfig, dtype: torch.dtype) -> dict[str, Any]:
+def quantize_(
+    model: PreTrainedModel, config: QuantizationConfig, dtype: torch.dtype, *, shapes: bool = False
+) -> dict[str, Any]:
     """Put a map of few bits in the place of every linear map and Conv1D inside the layers, one after the other.
 
     Args:
         model: A model with the weights of its files, in their format. It is changed in place and frozen.
         config: How.
         dtype: Format that the rest of the model is cast to.
+        shapes: The model has shapes and no numbers; it gets the shapes of codes and constants.
 
     Returns:
         What was done, in JSON values: ``settings``, ``modules``, ``skipped`` and ``bytes`` by part.
@@ -49,7 +52,7 @@ def quantize_(model: PreTrainedModel, config: QuantizationConfig, dtype: torch.d
     Raises:
         UserError: `bitsandbytes` is missing or does not work here, or `skip` names nothing.
     """
-    make = _MAKERS[config.kind](config, dtype)
+    make = _MAKERS[config.kind](config, dtype, shapes)
     chosen, skipped = _chosen(model, config)
     for site in chosen:  # the old weight goes before the next one comes
         parent, _, name = site.name.rpartition(".")
@@ -63,7 +66,7 @@ def quantize_(model: PreTrainedModel, config: QuantizationConfig, dtype: torch.d
         "settings": config.model_dump(mode="json"),
         "modules": len(chosen),
         "skipped": [site.name for site in skipped],
-        "bytes": bytes_by_part(model),
+        "bytes": {} if shapes else bytes_by_part(model),
     }
 
 
@@ -74,7 +77,7 @@ def round_trip_(model: PreTrainedModel, config: QuantizationConfig) -> None:
         model: As for ``quantize_``.
         config: How.
     """
-    make = _MAKERS[config.kind](config, torch.float32)
+    make = _MAKERS[config.kind](config, torch.float32, False)
     for site in _chosen(model, config)[0]:
         values = matrix_of(_quantised(site.host, make))
         weight = site.host.get_parameter("weight")
@@ -188,8 +191,8 @@ def _quantised(host: nn.Module, make: Make) -> nn.Module:
     return make(matrix, bias).train(host.training)
 
 
-def _four_bits(config: QuantizationConfig, dtype: torch.dtype) -> Make:
-    cls = _layer_class()
+def _four_bits(config: QuantizationConfig, dtype: torch.dtype, shapes: bool) -> Make:
+    cls = _shape_class() if shapes else _layer_class()
 
     def make(matrix: Tensor, bias: Tensor | None) -> nn.Module:
         layer: nn.Module = cls(matrix, bias, config)
@@ -200,11 +203,11 @@ def _four_bits(config: QuantizationConfig, dtype: torch.dtype) -> Make:
     return make
 
 
-def _eight_bits(config: QuantizationConfig, dtype: torch.dtype) -> Make:
+def _eight_bits(config: QuantizationConfig, dtype: torch.dtype, shapes: bool) -> Make:
     return lambda matrix, bias: EightBitLinear(matrix, bias, _COMPUTE[config.compute])
 
 
-_MAKERS: Mapping[str, Callable[[QuantizationConfig, torch.dtype], Make]] = {
+_MAKERS: Mapping[str, Callable[[QuantizationConfig, torch.dtype, bool], Make]] = {
     "nf4": _four_bits,
     "fp4": _four_bits,
     INT8: _eight_bits,
@@ -245,6 +248,45 @@ def _layer_class() -> Any:
             return output.to(x.dtype)
 
     return QuantizedLinear
+
+
+@lru_cache(maxsize=1)
+def _shape_class() -> Any:
+    """What ``_layer_class`` makes, on the meta device: nothing is computed and nothing allocated."""
+    bnb = _library()
+
+    class QuantizedShape(nn.Linear):
+        def __init__(self, matrix: Tensor, bias: Tensor | None, config: QuantizationConfig) -> None:
+            super().__init__(matrix.shape[1], matrix.shape[0], bias is not None, device="meta")
+            self.compute_dtype = _COMPUTE[config.compute]
+            codes = torch.empty((matrix.numel() + 1) // 2, 1, dtype=torch.uint8, device="meta")
+            self.weight = nn.Parameter(codes, requires_grad=False)
+            self.weight.quant_state = _state_shapes(bnb, matrix.shape, config)  # type: ignore[attr-defined]
+
+        def forward(self, x: Tensor) -> Tensor:
+            compute = self.compute_dtype or x.dtype
+            bias = self.bias.to(compute) if self.bias is not None else None
+            (output,) = project(x.to(compute), [Projection(self.weight, bias, decode=partial(matrix_of, self))])
+            return output.to(x.dtype)
+
+    return QuantizedShape
+
+
+def _state_shapes(bnb: Any, shape: torch.Size, config: QuantizationConfig) -> Any:
+    """Constants of a quantised matrix as shapes (`bitsandbytes.functional.quantize_4bit` and `quantize_blockwise`)."""
+
+    def empty(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(count, dtype=dtype, device="meta")
+
+    blocks = shape.numel() // config.block_size
+    settings = {"blocksize": config.block_size, "quant_type": config.kind, "code": empty(16), "shape": shape}
+    if not config.double:
+        return bnb.functional.QuantState(absmax=empty(blocks), **settings)
+    inner = bnb.functional.QuantState(
+        absmax=empty(-(-blocks // 256)), blocksize=256, code=empty(256), dtype=torch.float32
+    )
+    offset = torch.empty((), device="meta")
+    return bnb.functional.QuantState(absmax=empty(blocks, torch.uint8), offset=offset, state2=inner, **settings)
 
 
 @lru_cache(maxsize=1)

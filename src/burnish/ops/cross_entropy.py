@@ -34,8 +34,8 @@ def _triton(hidden_CD: Tensor, softcap: float | None) -> _InPlace | None:
 _IN_PLACE: dict[str, Callable[[Tensor, float | None], _InPlace | None]] = {"cpu": _compiled, "cuda": _triton}
 """By device: finds the kernel that gives the losses of a chunk and turns its logits into their own gradient."""
 
-_CHUNK_BYTES = {"cpu": 32 << 20}  # fp32 logits of one chunk; a cache-friendly size on a CPU
-_CHUNK_BYTES_ACCELERATOR = 256 << 20  # large enough to fill an accelerator's matrix units
+CHUNK_BYTES = {"cpu": 32 << 20}  # fp32 logits of one chunk; a cache-friendly size on a CPU
+CHUNK_BYTES_ACCELERATOR = 256 << 20  # large enough to fill an accelerator's matrix units
 
 
 class _Settings(NamedTuple):
@@ -107,7 +107,7 @@ def chunked_log_probs(hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, **
 
 def chunk_rows(weight_VD: Tensor) -> int:
     """How many positions make one chunk of logits for this head on its device."""
-    budget = _CHUNK_BYTES.get(weight_VD.device.type, _CHUNK_BYTES_ACCELERATOR)
+    budget = CHUNK_BYTES.get(weight_VD.device.type, CHUNK_BYTES_ACCELERATOR)
     return max(1, budget // (4 * max(1, weight_VD.shape[0])))
 
 

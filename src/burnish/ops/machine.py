@@ -90,7 +90,7 @@ def keep_memory() -> bool:
     (docs/performance.md). What is free already goes back first. The process keeps its peak until it ends;
     `BURNISH_KEEP_MEMORY=0` leaves the default.
     """
-    if os.environ.get("BURNISH_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
+    if not keeps_memory():
         return False
     try:
         libc = ctypes.CDLL(None)
@@ -99,6 +99,11 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return min(mallopt(option, value) for option, value in _KEEP_MEMORY.items()) == 1
+
+
+def keeps_memory() -> bool:
+    """Whether ``keep_memory`` does something here."""
+    return os.environ.get("BURNISH_KEEP_MEMORY") != "0" and platform.libc_ver()[0] == "glibc"
 
 
 def bound_product_caches() -> None:

@@ -38,9 +38,7 @@ def parts_of(config: MethodConfig, model: PreTrainedModel) -> Parts:
     Raises:
         UserError: The method refuses the model or the configuration, or cannot be built without weights.
     """
-    fields = type(config).model_fields
-    plain = {name: fields[name].default for name in STARTS if name in fields and not fields[name].is_required()}
-    counted = config.model_copy(update=plain)
+    counted = plainly(config)
     build = METHODS[config.method].build
     try:
         return build(model, counted, 0)
@@ -56,6 +54,13 @@ def parts_of(config: MethodConfig, model: PreTrainedModel) -> Parts:
             where="adapter",
             fix="leave this method out of the plan, or set its size by hand",
         ) from error
+
+
+def plainly(config: MethodConfig) -> MethodConfig:
+    """The configuration with the default for every setting that says what values new parameters start with."""
+    fields = type(config).model_fields
+    plain = {name: fields[name].default for name in STARTS if name in fields and not fields[name].is_required()}
+    return config.model_copy(update=plain)
 
 
 @contextmanager

@@ -77,9 +77,18 @@ def figures(run: Run) -> list[Figure]:
         Figure("Trained weights", short(run.model.get("trainable")), _of_model(run)),
         Figure("Updates", _progress(run), _ending(run)),
         Figure("Training time", duration(seconds), _speed(run)),
-        Figure("Peak memory", size(run.finished.get("peak_memory_bytes"))),
+        Figure("Peak memory", size(run.finished.get("peak_memory_bytes")), predicted_memory(run)),
     ]
     return [figure for figure in found if figure.value != DASH]
+
+
+def predicted_memory(run: Run) -> str:
+    """What the plan said before the weights were loaded, beside what came."""
+    said = number(mapping(run.plan.get("memory")).get("peak_bytes"))
+    came = number(run.finished.get("peak_memory_bytes"))
+    if said is None:
+        return ""
+    return f"predicted {size(said)}" + (f", {said / came - 1:+.0%}" if came else "")
 
 
 def _scores(run: Run) -> list[Figure]:

@@ -33,6 +33,7 @@ class Run:
         data: ``data.json``.
         model: ``model.json``.
         best: ``best.json``.
+        plan: ``plan.json``: what was predicted before the weights were loaded.
         evaluation: ``evaluation.json``.
         diagnosis: ``diagnosis.json``.
         findings: ``findings.jsonl``.
@@ -54,6 +55,7 @@ class Run:
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     diagnosis: dict[str, Any] = field(default_factory=dict)
     findings: list[dict[str, Any]] = field(default_factory=list)
@@ -138,6 +140,7 @@ def load_run(path: Path) -> Run:
         environment=_object(path, "environment.json", damaged),
         data=_object(path, "data.json", damaged),
         model=_object(path, "model.json", damaged),
+        plan=_object(path, "plan.json", damaged),
         best=_object(path, "best.json", damaged),
         evaluation=_object(path, "evaluation.json", damaged),
         diagnosis=_object(path, "diagnosis.json", damaged),

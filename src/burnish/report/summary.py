@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from burnish.report.facts import finding_counts
+from burnish.report.facts import finding_counts, predicted_memory
 from burnish.report.metrics import METRICS, difference, ordered, score
-from burnish.report.numbers import DASH, count, decimal, number, p_value
+from burnish.report.numbers import DASH, count, decimal, number, p_value, size
 from burnish.report.page import NAME
 from burnish.report.read import Run, load_run, mapping
 from burnish.report.retention import retention_sentence
@@ -142,7 +142,14 @@ def _lines(run: Run) -> list[tuple[str, str]]:
     best = f", from step {count(run.best_step)} of {count(run.step)}" if run.best_step is not None else ""
     lines = [
         ("handed over", f"{run.path / 'final'}{best}" if run.handed_over else DASH),
+        ("memory", _memory(run)),
         ("findings", finding_counts(run) or DASH),
         ("report", str(run.path / NAME) if (run.path / NAME).is_file() else DASH),
     ]
     return [line for line in lines if line[1] != DASH]
+
+
+def _memory(run: Run) -> str:
+    """The highest memory, beside what was predicted."""
+    came, said = size(run.finished.get("peak_memory_bytes")), predicted_memory(run)
+    return f"{came} at most" + (f", {said}" if said else "") if came != DASH else DASH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 from torch import nn
@@ -22,6 +23,9 @@ class MemoryConfig(Config):
     `bitsandbytes`."""
     activation_offload: bool = False
     """Let large activations wait for the backward pass in the host's memory. For GPUs; the gradients stay the same."""
+    on_excess: Literal["warn", "stop"] = "warn"
+    """What happens when the plan says that the run needs more memory than there is: `warn` says so and starts, unless
+    it is more by a quarter; `stop` refuses it before the weights are loaded."""
 
 
 def refuse_impossible_memory(config: MemoryConfig, device: torch.device) -> None:

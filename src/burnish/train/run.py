@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,7 @@ from burnish.train.handover import hand_over, load_handed_over, read_recipe
 from burnish.train.loop import Cadence, Job, tell, train
 from burnish.train.rehearsal import rehearse
 from burnish.train.score import Scorer, store_base, stored_base
-from burnish.train.setup import Setup, set_up
+from burnish.train.setup import Foresee, Setup, set_up
 from burnish.train.state import TrainState
 from burnish.train.stopped import keep_stopped
 from burnish.train.trackers import TrackerCallback, refuse_missing
@@ -80,17 +80,34 @@ class RunResult:
         }
 
 
-def start_run(config: RunConfig, *, force: bool = False, callbacks: Sequence[Callback] = ()) -> RunResult:
-    """Run a recipe in a new folder. Nothing is written before recipe, data and model have been accepted."""
+def start_run(
+    config: RunConfig,
+    *,
+    force: bool = False,
+    callbacks: Sequence[Callback] = (),
+    foresee: Foresee = lambda config, prepared: [],
+    plan: Callable[[], Mapping[str, Any]] = dict,
+) -> RunResult:
+    """Run a recipe in a new folder. Nothing is written before recipe, data and model have been accepted.
+
+    Args:
+        config: The recipe.
+        force: Whether a run of this name is replaced.
+        callbacks: Told of every event.
+        foresee: Asked between the data and the weights what there is to say.
+        plan: The contents of `plan.json`, asked before the first update; an empty one is not written.
+    """
     folder = RunFolder(config.folder)
     folder.refuse_if_taken(force)
     refuse_missing(config.trackers)
-    setup = set_up(config, callbacks)
+    setup = set_up(config, callbacks, foresee)
     scorer = Scorer(setup, callbacks).ready()
     job = make_job(setup, scorer, folder)
     tell(callbacks, Stage("rehearsing the heaviest micro-batch"))
     rehearse(job)
     folder.create(force, setup.write)
+    if planned := dict(plan()):
+        folder.write("plan.json", planned)
     return _run(job, scorer, folder, callbacks, TrainState(), None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -51,6 +51,9 @@ from burnish.train.stages import Stages, Trained, plan_stages, total_steps
 from burnish.train.task_parts import refuse_unnamed_tasks, watched_entries, watched_head
 from burnish.train.tasks import HEAD_RATE_SCALE, load_new, load_whole, read_data, task_of
 from burnish.train.updates import Updates
+
+Foresee = Callable[[RunConfig, Prepared], list[Finding]]
+"""Says what there is to say of a recipe and its rows before the weights are loaded."""
 
 EVALUATIONS = 10
 """How often a run evaluates where the recipe does not say."""
@@ -275,8 +278,15 @@ class Setup:
             )
 
 
-def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
+def set_up(
+    config: RunConfig, callbacks: Sequence[Callback] = (), foresee: Foresee = lambda config, prepared: []
+) -> Setup:
     """Read the data, load the model and attach the adapters.
+
+    Args:
+        config: The recipe.
+        callbacks: Told of stages and findings.
+        foresee: Asked between the data and the weights.
 
     Raises:
         UserError: Anything about recipe, data or model is refused.
@@ -288,7 +298,7 @@ def set_up(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Setup:
     tell(callbacks, Stage("reading and rendering the data"))
     prepared = read_data(config)
     config = task_of(config).settle(config, prepared)
-    findings = list(prepared.findings)
+    findings = [*prepared.findings, *foresee(config, prepared)]
     for finding in findings:
         tell(callbacks, Noticed(finding))
     refuse_stops(findings)

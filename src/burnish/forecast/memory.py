@@ -1,0 +1,67 @@
+"""The memory of a recipe on this machine: what its tensors take (`plan.footprint`), and the process besides."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from burnish.core.machine import memory
+from burnish.forecast.sketch import Sketch, footprint_of
+from burnish.models.config import ModelConfig
+from burnish.models.fetch import fetch
+from burnish.models.load import converted_bytes
+from burnish.ops.machine import keeps_memory
+from burnish.plan.engines import Engine
+from burnish.plan.memory import GPU_OVERHEAD, MIB, MemoryPlan, Overhead, memory_plan
+from burnish.train.precision import Precision
+
+COMPUTING = 60 * MIB
+"""Pages of libraries that are first touched when a model is loaded and computes: measured, docs/planning.md."""
+
+GROWTH = {torch.float32: 1.30, torch.bfloat16: 1.08, torch.float16: 1.30}
+"""What glibc's heap holds for each byte of living tensors, by the format of the products: measured, docs/planning.md.
+The products of fp32 take workspaces that come and go between the tensors which stay, and leave more holes."""
+
+
+def overhead_here(config: ModelConfig, precision: Precision, device: str, start: int | None = None) -> Overhead:
+    """What a process here takes besides its tensors: what it holds now, and what loading and computing will add.
+
+    Args:
+        config: The model.
+        precision: The number formats.
+        device: ``cpu`` or ``cuda``.
+        start: What such a process holds before it loads a model; what this one holds now if None.
+    """
+    if device != "cpu":
+        return Overhead(GPU_OVERHEAD)
+    files = 0
+    if config.quantization is None:
+        files = converted_bytes(fetch(config, weights=False).folder, precision.base)
+    keeps = keeps_memory()
+    growth = GROWTH[precision.compute] if keeps else 1.0
+    return Overhead(start if start is not None else resident(), COMPUTING, files, growth, keeps)
+
+
+def resident() -> int:
+    """Bytes of this process in memory now."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError):
+        return 600 * MIB
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def plan_memory(sketch: Sketch, engine: Engine | None = None, overhead: Overhead | None = None) -> MemoryPlan:
+    """The memory of each phase of a recipe's run."""
+    if overhead is None:
+        overhead = overhead_here(sketch.config.model, sketch.precision, sketch.device)
+    return memory_plan(footprint_of(sketch), overhead, engine)
+
+
+def limit_here(device: str) -> int:
+    """Bytes that a run can have: of the first GPU, or of this machine or its container."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return memory().total

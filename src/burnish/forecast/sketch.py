@@ -1,0 +1,229 @@
+"""A recipe as its plan sees it: the shapes of its model, its heaviest micro-batch and its objective; no weight is read.
+
+The number of micro-batches is a matter of memory alone. What decides the result, the rows of an update, is never
+changed by a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from burnish.adapters.registry import METHODS
+from burnish.core.types import Batch, Term
+from burnish.data.batches import Layout, choose_layout, collate
+from burnish.data.prepare import Prepared
+from burnish.data.render import Rendered
+from burnish.data.table import TokenTable
+from burnish.models.forward import assume_packing
+from burnish.models.load import load_model_config, pad_id
+from burnish.models.shapes import built
+from burnish.ops.cross_entropy import CHUNK_BYTES, CHUNK_BYTES_ACCELERATOR
+from burnish.ops.machine import default_device
+from burnish.plan.footprint import Footprint, footprint
+from burnish.plan.shadow import Numbers, shadow_of
+from burnish.train.config import RunConfig
+from burnish.train.precision import NAMES, Precision, choose_precision
+from burnish.train.stages import total_steps
+from burnish.train.tasks import read_data, task_of
+from burnish.train.updates import Updates
+
+TRACED = (6, 10)
+"""Layers that are traced of a model with more than twice as many equal ones; the rest follows on a line."""
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Everything of a run that decides its memory.
+
+    Attributes:
+        config: The recipe, settled on its data.
+        values: The model's configuration.
+        precision: Its number formats.
+        prepared: Its rows.
+        tokenizer: What made them.
+        device: The kind of device that the run is for, ``cpu`` or ``cuda``.
+    """
+
+    config: RunConfig
+    values: PreTrainedConfig
+    precision: Precision
+    prepared: Prepared
+    tokenizer: PreTrainedTokenizerBase
+    device: str = "cpu"
+
+    @property
+    def layout(self) -> Layout:
+        """How rows lie in a batch."""
+        few = None if layers_of(self.values) is None else 1
+        return choose_layout(self.config.batches, assume_packing(self.shapes(few)) is not None)
+
+    def shapes(self, layers: int | None = None) -> PreTrainedModel:
+        """The model on the meta device, with so many of its layers."""
+        values = self.values if layers is None else with_layers(self.values, layers)
+        model = self.config.model
+        return built(values, model.path, headless=self.config.classifies, trust=model.trust_remote_code)
+
+    def updates(self) -> Updates:
+        """The micro-batches of every update, as the run will cut them."""
+        config, train = self.config, self.config.train
+        start = getattr(self.values, "decoder_start_token_id", None)
+        seq2seq = bool(getattr(self.values, "is_encoder_decoder", False))
+        return Updates(
+            self.prepared.train.lengths,
+            train.batch_size,
+            seed=config.seed,
+            batches=config.batches.settled(self.device),
+            layout=self.layout,
+            collate=partial(
+                collate,
+                self.prepared.train,
+                layout=self.layout,
+                pad_id=pad_id(self.tokenizer),
+                decoder_start_id=(start if start is not None else pad_id(self.tokenizer)) if seq2seq else None,
+            ),
+            accumulation=train.gradient_accumulation_steps,
+            num_epochs=train.num_epochs,
+            max_steps=total_steps(config.stages, -(-len(self.prepared.train) // train.batch_size)) or train.max_steps,
+            shuffle=config.data.shuffle,
+        )
+
+    def terms(self) -> list[Term]:
+        """The objective of the task."""
+        return task_of(self.config).terms(self.config, self.prepared)
+
+    def with_config(self, config: RunConfig) -> Sketch:
+        """The same data under another recipe."""
+        return replace(self, config=config, precision=precision_of(config, self.device, self.precision.compute))
+
+
+def sketch_of(config: RunConfig, device: str | None = None, values: PreTrainedConfig | None = None) -> Sketch:
+    """Read what a plan needs: the data, as the run will see it, and the model's configuration.
+
+    Args:
+        config: The recipe.
+        device: The kind of device; that of this machine if None.
+        values: Another model's configuration, whose shapes are planned with the recipe's rows.
+
+    Raises:
+        UserError: Recipe, data or model are refused.
+    """
+    prepared = read_data(config)
+    return sketched(task_of(config).settle(config, prepared), prepared, device, values)
+
+
+def sketched(
+    config: RunConfig, prepared: Prepared, device: str | None = None, values: PreTrainedConfig | None = None
+) -> Sketch:
+    """The sketch of a recipe whose data was read and that is settled on it."""
+    device = device or default_device().type
+    values = values if values is not None else load_model_config(config.model)
+    return Sketch(config, values, precision_of(config, device), prepared, prepared.renderer.tokenizer, device)
+
+
+def precision_of(config: RunConfig, device: str, known: torch.dtype | None = None) -> Precision:
+    """The number formats of a recipe; ``known`` spares measuring which is faster.
+
+    A card that is not at hand is taken for one with bf16.
+    """
+    trains_base = any(METHODS[adapter.method].format == "model" for adapter in config.adapters)
+    name = config.train.precision
+    if known is None and device != default_device().type:
+        known = torch.bfloat16
+    if known is not None and name == "auto":
+        name = NAMES[known]  # type: ignore[assignment]
+    return choose_precision(name, default_device(), trains_base=trains_base)
+
+
+def numbers_of(precision: Precision) -> Numbers:
+    """The formats as the plan knows them."""
+    return Numbers(precision.compute, precision.base, precision.autocast)
+
+
+def outputs_of(config: RunConfig) -> int:
+    """Numbers of a new head; 0 without one."""
+    if not config.classifies:
+        return 0
+    if config.task.head == "extractive-qa":
+        return 2
+    return len(getattr(config.task, "labels", ()) or ()) or 1
+
+
+def footprint_of(sketch: Sketch, batch: Batch | None = None, parts: int | None = None) -> Footprint:
+    """What a run of the recipe holds.
+
+    Args:
+        sketch: The recipe.
+        batch: Its heaviest micro-batch, where that is known.
+        parts: Micro-batches of an update, likewise.
+    """
+    updates = sketch.updates()
+    batch = batch if batch is not None else updates.heaviest()
+    accumulates = (parts or len(updates.cut(0))) > 1
+    layers, terms = layers_of(sketch.values), sketch.terms()
+    trace = partial(_traced, sketch, batch, terms, accumulates)
+    if layers is None or layers <= 2 * TRACED[1]:
+        return trace(None)
+    first, second = (trace(count) for count in TRACED)
+    return first.scaled_between(second, TRACED, layers)
+
+
+def blank(config: RunConfig, values: PreTrainedConfig, device: str) -> Sketch:
+    """The sketch of a run over rows of the longest length, where there is no data and no tokenizer to read.
+
+    The first three quarters of a row are its prompt.
+    """
+    length = config.data.render.max_length
+    prompt = 3 * length // 4
+    row = Rendered([0] * length, [place >= prompt for place in range(length)], [0] * prompt, [], length)
+    table = TokenTable.build([str(i) for i in range(config.train.batch_size)], [row] * config.train.batch_size)
+    prepared = Prepared(table, table, table, {}, [], {}, Any)  # type: ignore[arg-type]
+    pad = SimpleNamespace(pad_token_id=0, eos_token_id=0)
+    return Sketch(config, values, precision_of(config, device), prepared, pad, device)  # type: ignore[arg-type]
+
+
+def _traced(sketch: Sketch, batch: Batch, terms: Sequence[Term], accumulates: bool, layers: int | None) -> Footprint:
+    config = sketch.config
+    shadow = shadow_of(
+        sketch.shapes(layers),
+        config.adapters,
+        numbers_of(sketch.precision),
+        quantization=config.model.quantization,
+        outputs=outputs_of(config),
+        pooling="tokens" if getattr(config.task, "pooling", "tokens") == "tokens" else "mean",
+        packed="segment_lengths" in batch,
+        checkpointing=config.train.gradient_checkpointing,
+    )
+    found = footprint(shadow, batch, terms, optimizer=config.memory.optimizer, accumulates=accumulates)
+    return found if sketch.device == "cpu" else replace(found, working=found.working + _larger_chunk(sketch, batch))
+
+
+def _larger_chunk(sketch: Sketch, batch: Batch) -> int:
+    """What the loss takes more on a GPU, where it makes the logits of more positions at a time."""
+    if sketch.config.classifies:
+        return 0
+    logits = 4 * int((batch["labels"] != -100).sum()) * sketch.values.get_text_config().vocab_size
+    return max(0, min(logits, CHUNK_BYTES_ACCELERATOR) - CHUNK_BYTES["cpu"])
+
+
+def layers_of(values: PreTrainedConfig) -> int | None:
+    """The number of a model's layers where all are alike; None where they are not, or nothing says so."""
+    count: Any = getattr(values, "num_hidden_layers", None)
+    kinds = set(getattr(values, "layer_types", None) or ())
+    alike = len(kinds) <= 1 and not getattr(values, "is_encoder_decoder", False)
+    return count if isinstance(count, int) and alike else None
+
+
+def with_layers(values: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """The configuration with so many layers."""
+    changed = values.to_dict()
+    changed["num_hidden_layers"] = layers
+    if changed.get("layer_types"):
+        changed["layer_types"] = changed["layer_types"][:layers]
+    return type(values).from_dict(changed)

@@ -1,0 +1,171 @@
+"""How long a run will take here: a few of its own updates and evaluations, timed for half a minute at most.
+
+An update takes ``fixed + each * operations``: the arithmetic of `forecast.work`, linear in tokens and quadratic in the
+rows' lengths, and what does not depend on it, such as AdamW's step. Nothing that is measured is kept: no file is
+written, and the process's weights are thrown away.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from burnish.evaluate.run import Split
+from burnish.forecast.sketch import Sketch, sketched
+from burnish.forecast.work import operations, places, work_of
+from burnish.train.config import RunConfig
+from burnish.train.folder import RunFolder
+from burnish.train.liveness import Liveness
+from burnish.train.loop import Job, update
+from burnish.train.rehearsal import rehearse
+from burnish.train.run import make_job
+from burnish.train.score import Scorer
+from burnish.train.setup import Setup, set_up
+from burnish.train.state import TrainState
+
+SECONDS = 30.0
+"""What a calibration may take, loading left out."""
+
+RAPL = Path("/sys/class/powercap")
+
+
+@dataclass(frozen=True)
+class TimePlan:
+    """Where the time of a run goes, in seconds.
+
+    Attributes:
+        parts: By what takes it.
+        updates: Updates of the run.
+        seconds_per_update: Of one, on average.
+        spent: What the calibration took.
+        energy: Joules of the whole run, where the processor has a counter.
+        price: Of an hour, where it is known.
+    """
+
+    parts: dict[str, float]
+    updates: int
+    seconds_per_update: float
+    spent: float
+    energy: float | None = None
+    price: float | None = None
+
+    @property
+    def total(self) -> float:
+        """Of the whole run."""
+        return sum(self.parts.values())
+
+    @property
+    def cost(self) -> float | None:
+        """Of the whole run, in the unit of the price."""
+        return None if self.price is None else self.total / 3600 * self.price
+
+    def to_json(self) -> dict[str, Any]:
+        """For `plan.json`."""
+        return {"seconds": self.total, "parts": self.parts, "updates": self.updates, "energy_joules": self.energy,
+                "seconds_per_update": self.seconds_per_update, "calibration_seconds": self.spent,
+                "cost": self.cost}  # fmt: skip
+
+
+def calibrate(config: RunConfig, *, seconds: float = SECONDS, price: float | None = None) -> TimePlan:
+    """Time a recipe's own updates and evaluations for a while, and add up what its run will take.
+
+    Raises:
+        UserError: As for a run.
+    """
+    started = time.time() - psutil.Process().create_time()
+    began = time.perf_counter()
+    setup = set_up(config, [])
+    loading = time.perf_counter() - began
+    energy, began = joules(), time.perf_counter()
+    scorer = Scorer(setup, []).ready()
+    job = make_job(setup, scorer, RunFolder(setup.config.folder))
+    rehearse(job)
+    rehearsal = time.perf_counter() - began
+    sketch = sketched(setup.config, setup.prepared)
+    evaluations = _evaluations(scorer, seconds / 4)
+    fixed, each = _updates(job, sketch, seconds - (time.perf_counter() - began))
+    spent = time.perf_counter() - began
+    used = joules()
+    work = work_of(sketch)
+    training = fixed * work.updates + each * work.operations
+    parts = {"starting": started, "reading and loading": loading, "rehearsal": rehearsal, "updates": training}
+    parts |= _around(setup, scorer, evaluations) | {"reading back": started + loading}
+    watts = (used - energy) / spent if used is not None and energy is not None else None
+    total = sum(parts.values())
+    return TimePlan(parts, work.updates, training / work.updates, spent, watts and watts * total, price)
+
+
+def _updates(job: Job, sketch: Sketch, seconds: float) -> tuple[float, float]:
+    """Seconds of an update that do not depend on its rows, and seconds for each operation."""
+    state, total = TrainState(), len(job.updates)
+    liveness = Liveness((), 0)
+    job.stages.enter(0, job.trainable, job.optimizer)
+    job.model.train()
+    chosen = np.random.default_rng(0).permutation(total)[:64]
+    points: list[tuple[float, float]] = []
+    began = time.perf_counter()
+    for number, step in enumerate(chosen):
+        state.step = int(step)
+        cost = sum(
+            operations(sketch, *places(job.updates.lengths[rows], job.updates.layout == "packed"))
+            for rows in job.updates.cut(state.step)
+        )
+        stamp = time.perf_counter()
+        update(job, state, liveness)
+        points.append((cost, time.perf_counter() - stamp))
+        # the first update also makes the optimiser's state and prepares products
+        if time.perf_counter() - began > seconds and number:
+            break
+    return line_through(points[1:] if len(points) > 2 else points)
+
+
+def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """``(a, b)`` of ``seconds = a + b * operations``, neither below zero; the ratio alone where points are alike."""
+    x, y = np.array(points, dtype=float).T
+    if len(points) >= 6 and x.std() > 0.05 * x.mean():
+        b, a = np.polyfit(x, y, 1)
+        if a >= 0 and b > 0:
+            return float(a), float(b)
+    return 0.0, float(y.sum() / x.sum())
+
+
+def _evaluations(scorer: Scorer, seconds: float) -> float:
+    """Seconds that a place of an evaluation takes, from as many rows as the time allows."""
+    whole, config = scorer.validation_split, scorer.setup.config.evaluate
+    scorer.setup.loaded.model.eval()
+    count, spent, tokens = min(len(whole.table), 16), 0.0, 1
+    while True:
+        part = Split.make(whole.name, whole.table.head(count), list(whole.examples[:count]), config, scorer.renderer)
+        began = time.perf_counter()
+        scorer._evaluate(part, quiet=True)
+        spent, tokens = time.perf_counter() - began, max(1, part.table.n_tokens)
+        if count == len(whole.table) or spent * 4 > seconds:
+            return spent / tokens
+        count = min(len(whole.table), 4 * count)
+
+
+def _around(setup: Setup, scorer: Scorer, each: float) -> dict[str, float]:
+    """Seconds of everything but the updates."""
+    held_out, validation = scorer.held_out.table.n_tokens, scorer.validation_split.table.n_tokens
+    between = -(-len(setup.updates) // setup.evaluate_every)
+    found = {"scoring base and tuned": 2 * each * held_out, "validation": between * each * validation}
+    if setup.config.evaluate.samples and setup.loaded.classifier is None:
+        began = time.perf_counter()
+        scorer.samples()
+        found["samples"] = 2 * (time.perf_counter() - began)
+    return found
+
+
+def joules() -> float | None:
+    """What the processors' energy counters have counted, where they can be read (RAPL)."""
+    try:
+        files = list(RAPL.glob("intel-rapl:?/energy_uj"))
+        return sum(int(path.read_text(encoding="ascii")) for path in files) / 1e6 if files else None
+    except (OSError, ValueError):
+        return None
