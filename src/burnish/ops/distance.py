@@ -121,35 +121,31 @@ def squared_distance(
         anchors: Where it began, in any format and on any device.
         weights: F, likewise.
     """
-    return _Distance.apply(anchors, weights, *tensors)
+    weighing = weights if weights is not None else [None] * len(tensors)
+    # one by one, so that a gradient is added to its tensor and gone before the next one is made
+    parts = [_Distance.apply(t, a, w) for t, a, w in zip(tensors, anchors, weighing, strict=True)]
+    return torch.stack(parts).sum()
 
 
 class _Distance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchors: Sequence[Tensor], weights: Sequence[Tensor] | None, *tensors: Tensor) -> Tensor:
-        total = torch.zeros((), dtype=torch.float64, device=tensors[0].device)
-        for number, tensor in enumerate(tensors):
-            for _, difference, pull in _differences(tensor, anchors[number], weights[number] if weights else None):
-                total += torch.dot(difference, pull).double()
-        ctx.anchors, ctx.weights = anchors, weights
-        ctx.save_for_backward(*tensors)
-        return total.to(tensors[0].dtype)
+    def forward(ctx: Any, tensor: Tensor, anchor: Tensor, weights: Tensor | None) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=tensor.device)
+        for _, difference, pull in _differences(tensor, anchor, weights):
+            total += torch.dot(difference, pull).double()
+        ctx.anchor, ctx.weights = anchor, weights
+        ctx.save_for_backward(tensor)
+        return total.to(tensor.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-        found: list[Tensor | None] = []
-        for number, tensor in enumerate(ctx.saved_tensors):
-            if not ctx.needs_input_grad[2 + number]:
-                found.append(None)
-                continue
-            gradient = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-            flat = gradient.view(-1)
-            weights = ctx.weights[number] if ctx.weights else None
-            for part, _, pull in _differences(tensor, ctx.anchors[number], weights):
-                torch.mul(pull, 2 * upstream, out=flat[part])
-            found.append(gradient)
-        return None, None, *found
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (tensor,) = ctx.saved_tensors
+        gradient = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        flat = gradient.view(-1)
+        for part, _, pull in _differences(tensor, ctx.anchor, ctx.weights):
+            torch.mul(pull, 2 * upstream, out=flat[part])
+        return gradient, None, None
 
 
 def _differences(tensor: Tensor, anchor: Tensor, weights: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor]]:

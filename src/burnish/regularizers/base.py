@@ -179,6 +179,12 @@ def note(kind: str, what: str, severity: Any = "note") -> Finding:
     return Finding(severity, f"regularizers.{kind.replace('_', '-')}", what, where="regularizers")
 
 
+def held(subject: Subject) -> str:
+    """What is held near its start, for a message."""
+    counts = {"low-rank updates": len(subject.matrices), "tensors": len(subject.tensors)}
+    return " and ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing"
+
+
 def one(batch: Batch) -> Tensor:
     """A penalty counts one."""
     return torch.ones(())

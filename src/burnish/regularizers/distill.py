@@ -114,7 +114,8 @@ def distill(config: DistillConfig, subject: Subject) -> Made:
         further = general
         terms.append(Term(GENERAL, config.weight, *_measure(config, subject, teacher, "all", None), source=GENERAL))
     rows = {"task": "the task's rows", "general": "general texts", "both": "the task's rows and general texts"}
-    what = f"held to what the original model says of {rows[config.on]}; it is {note_of}"
+    said = f"what the original says of {rows[config.on]}: {note_of}"
+    what = f"`distill` at weight {config.weight:g} holds the model to {said}"
     return Made(tuple(terms), further, (note("distill", what),))
 
 

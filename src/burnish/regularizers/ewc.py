@@ -27,7 +27,17 @@ from burnish.ops.distance import (
     weighed_low_rank_square,
 )
 from burnish.regularizers.anchors import Anchors
-from burnish.regularizers.base import Made, Matrix, RegularizerConfig, Subject, megabytes, note, one, regularizer
+from burnish.regularizers.base import (
+    Made,
+    Matrix,
+    RegularizerConfig,
+    Subject,
+    held,
+    megabytes,
+    note,
+    one,
+    regularizer,
+)
 from burnish.regularizers.general import General
 from burnish.regularizers.places import places
 from burnish.regularizers.teacher import in_evaluation
@@ -100,10 +110,10 @@ def ewc(config: EWCConfig, subject: Subject) -> Made:
             total = torch.stack(parts).sum() / 2
         return Loss(total, {"penalty": Mean(float(total.detach()), 1.0)})
 
-    count = "rows and columns of " if factored else ""
     what = (
-        f"Fisher information of {count}{len(matrices)} matrices and {len(anchors.names)} tensors from "
-        f"{config.samples} general texts; it takes {megabytes(fisher.numbers)}, copies {anchors.bytes / 1e6:,.1f} MB"
+        f"`ewc` at weight {config.weight:g} holds {held(subject)} near where they begin, by their Fisher "
+        f"information on {config.samples} general texts; that takes {megabytes(fisher.numbers)}"
+        + (f", copies of the tensors {megabytes(anchors.bytes, 1)}" if anchors.names else "")
     )
     return Made((Term("ewc", config.weight, one, loss, once=True),), notes=(note("ewc", what),))
 

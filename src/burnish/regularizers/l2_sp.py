@@ -10,7 +10,7 @@ from pydantic import Field
 from burnish.core.types import Batch, Context, Loss, Mean, Term
 from burnish.ops.distance import LowRankUpdate, low_rank_square, squared_distance
 from burnish.regularizers.anchors import Anchors
-from burnish.regularizers.base import Made, RegularizerConfig, Subject, note, one, regularizer
+from burnish.regularizers.base import Made, RegularizerConfig, Subject, held, megabytes, note, one, regularizer
 
 
 class L2SPConfig(RegularizerConfig):
@@ -53,6 +53,8 @@ def l2_sp(config: L2SPConfig, subject: Subject) -> Made:
             total = torch.stack(parts).sum()
         return Loss(total, {"distance": Mean(float(total.detach()), 1.0)})
 
-    what = f"the squared distance of {len(matrices)} matrices and {len(anchors.names)} tensors from where they began"
-    held = f"; copies take {anchors.bytes / 1e6:,.1f} MB" if anchors.names else "; no copy of any weight is needed"
-    return Made((Term("l2_sp", config.weight, one, loss, once=True),), notes=(note("l2_sp", what + held),))
+    copies = (
+        f"copies of them take {megabytes(anchors.bytes, 1)}" if anchors.names else "no copy of any weight is needed"
+    )
+    what = f"`l2_sp` at weight {config.weight:g} holds {held(subject)} near where they begin; {copies}"
+    return Made((Term("l2_sp", config.weight, one, loss, once=True),), notes=(note("l2_sp", what),))

@@ -69,8 +69,8 @@ def o_lora(config: OLoraConfig, subject: Subject) -> Made:
 
     numbers = sum(old.numel() for _, old in stacked)
     what = (
-        f"updates of {len(stacked)} of {len(subject.matrices)} matrices are kept orthogonal to those of "
-        f"{', '.join(config.earlier)}; the earlier factors take {megabytes(numbers)}"
+        f"`o_lora` at weight {config.weight:g} keeps updates of {len(stacked)} of {len(subject.matrices)} matrices "
+        f"orthogonal to those of {', '.join(config.earlier)}; the earlier factors take {megabytes(numbers)}"
     )
     return Made((Term("o_lora", config.weight, one, loss, once=True),), notes=(note("o_lora", what),))
 
