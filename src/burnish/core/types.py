@@ -86,7 +86,7 @@ class Term:
     change the result.
 
     Attributes:
-        name: What it is called in logs; no two terms of a run share one.
+        name: What it is called in logs, and what its units are counted under.
         weight: Its factor.
         count: How many units a micro-batch holds.
         loss: The sum over them.

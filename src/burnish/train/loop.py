@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,18 +246,19 @@ def penalize(job: Job, batch: Batch, parts: dict[str, float] | None = None) -> f
     if not penalties:
         return 0.0
     context = job.context()
-    losses = {term.name: term.weight * term.loss(batch, context).total for term in penalties}
+    losses = [(term.name, term.weight * term.loss(batch, context).total) for term in penalties]
     add_parts(parts, losses)
-    share = torch.stack(list(losses.values())).sum()
+    share = torch.stack([loss for _, loss in losses]).sum()
     if share.requires_grad:  # of a stage that trains nothing which is held, it is a number
         (job.scaler.scale(share) if job.scaler else share).backward()
     return float(share.detach())
 
 
-def add_parts(parts: dict[str, float] | None, losses: Mapping[str, torch.Tensor]) -> None:
-    """Count the weighed losses of terms into their shares of the update's loss."""
-    for name, loss in (losses if parts is not None else {}).items():
-        assert parts is not None
+def add_parts(parts: dict[str, float] | None, losses: Sequence[tuple[str, torch.Tensor]]) -> None:
+    """Count the weighed losses of terms into their shares of the update's loss; entries of one method share a name."""
+    if parts is None:
+        return
+    for name, loss in losses:
         parts[name] = parts.get(name, 0.0) + float(loss.detach())
 
 
@@ -274,8 +275,8 @@ def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, 
     with holding(job.model):
         with job.precision.context(job.device), job.keeping():
             asked = [term for term in job.terms if term.reads(batch) and counts.get(term.name)]
-            losses = {t.name: (t.weight / counts[t.name]) * t.loss(batch, context).total for t in asked}
-            share = sum(losses.values())
+            losses = [(t.name, (t.weight / counts[t.name]) * t.loss(batch, context).total) for t in asked]
+            share = sum(loss for _, loss in losses)
         if not isinstance(share, torch.Tensor):
             return 0.0
         add_parts(parts if len(job.terms) > 1 else None, losses)
