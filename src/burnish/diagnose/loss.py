@@ -34,6 +34,8 @@ WILD = 3.0
 """Errors of a level that a rise has to exceed."""
 LARGE_UPDATE = 0.1
 """An update of a tenth of the weights: a hundred times the usual thousandth."""
+SMALL_UPDATE = 3e-3
+"""Updates above this, by the norm of the weights, are not small, whatever the loss does."""
 SWING = -0.8
 """Lag-1 autocorrelation below which a loss swings from update to update; noise has -0.43, with an error of 0.12."""
 JUDGED = 0.4
@@ -122,8 +124,10 @@ def rate_too_high(series: Series) -> Iterator[Finding]:
     ratio = weight_ratio(series)
     smoothed = trailing_median(series.loss, WINDOW)
     error = max(noise(series.loss) / np.sqrt(WINDOW), 1e-9)
-    above = (smoothed - series.start) / abs(series.start) if series.start else smoothed * 0
-    risen = (above > RISE) & (smoothed - series.start > WILD * min(error, 0.1 * abs(series.start)))
+    # a new head begins at guessing; a first loss that is lower by chance comes back to it without any fault
+    start = series.start if series.facts.text else max(series.start, series.facts.chance or series.start)
+    above = (smoothed - start) / abs(start) if start else smoothed * 0
+    risen = (above > RISE) & (smoothed - start > WILD * min(error, 0.1 * abs(start)))
     risen[: SETTLED - 1] = False
     swing = autocorrelation(series.loss[-40:]) if len(series) >= FEWEST else 0.0
     if ratio is not None and ratio[1] > LARGE_UPDATE:
@@ -172,9 +176,9 @@ def not_moving(series: Series) -> Iterator[Finding]:
     few = len(series.validation) and len(series.validation) < EVALUATIONS
     if len(series) < FEWEST or series.progress < JUDGED or few:
         return
-    now, error = level(series.loss[len(series) // 2 :])
+    now, _ = level(series.loss[len(series) // 2 :])
     fall = (series.start - now) / abs(series.start) if series.start else 0.0
-    slow = _too_slow(series, fall, error)
+    slow = _too_slow(series, fall)
     if slow:
         rate = series.facts.rate
         yield Finding(
@@ -198,12 +202,14 @@ def not_moving(series: Series) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _too_slow(series: Series, fall: float, error: float) -> str:
+def _too_slow(series: Series, fall: float) -> str:
     """Why a loss that hardly falls is too slow; empty where it is not, or where that cannot be told."""
     scores = series.scores
     if fall > SLOW:
         return ""
-    if len(scores) >= EVALUATIONS and fall < STANDSTILL:
+    moved = movement(series)
+    small = moved is None or moved < SMALL_UPDATE
+    if len(scores) >= EVALUATIONS and fall < STANDSTILL and small:
         changes = np.diff(scores) / scores[:-1]
         total = (scores[0] - scores[-1]) / scores[0]
         steady = float((changes < 0).mean()) >= 0.75 and 0 < total < STANDSTILL and float(changes.max()) < BACK
@@ -212,7 +218,7 @@ def _too_slow(series: Series, fall: float, error: float) -> str:
                 "Each evaluation is a little better than the one before, by next to nothing: the steps are too small."
             )
     agreed = agreement(series)
-    if agreed is not None and (agreed > AGREES or (agreed > AGREES_A_LITTLE and abs(fall) < UNLEARNT)):
+    if agreed is not None and (agreed > AGREES or (agreed > AGREES_A_LITTLE and abs(fall) < UNLEARNT and small)):
         return (
             f"{agreed:.0%} of each gradient's square is signal, not noise of its rows: every update asks for the same, "
             "and larger steps would get there sooner."
