@@ -173,7 +173,7 @@ def recipe_of(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         "evaluate": {"samples": 0},
     }
     if encoder:
-        values["task"] = "classification"
+        values["task"] = {"kind": "classification", "labels": ["c0", "c1", "c2"]}
     return values
 
 

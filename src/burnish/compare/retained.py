@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from burnish.compare.statistics import Estimate
+from burnish.evaluate.retention.change import describe
+from burnish.evaluate.retention.rows import make_rows
+from burnish.evaluate.retention.score import listen
+from burnish.evaluate.retention.sources import read_set
 from burnish.train.folder import RunFolder
 from burnish.train.rescore import Target
 
@@ -38,4 +42,17 @@ def meter_of(target: Target) -> Meter | None:
 
     None where nothing is measured.
     """
-    return None
+    config, loaded = target.config.evaluate.retention, target.loaded
+    if not config.on:
+        return None
+    virtual = sum(getattr(adapter, "num_virtual_tokens", 0) for adapter in target.config.adapters)
+    rows = make_rows(read_set(config), loaded, config.max_length, virtual, loaded.classifier is None)
+    original = listen(target.view, rows, layers=False)
+
+    def measure() -> Estimate:
+        said = listen(target.view, rows, original, layers=False)
+        found = headline(describe(rows, original, said, target.config.evaluate.seed))
+        assert found is not None
+        return found
+
+    return measure

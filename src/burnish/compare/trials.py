@@ -158,7 +158,7 @@ def _trial(wanted: Wanted, variant: Variant, values: dict[str, Any], number: int
         "output": str(wanted.runs),
         "seed": config.seed + number,
         "data": {**data, "split": split},
-        "evaluate": {**values.get("evaluate", {}), "samples": 0, "retention": "none"},
+        "evaluate": {**values.get("evaluate", {}), "samples": 0, **({"retention": "none"} if wanted.timed else {})},
         "checkpoint": {"keep": 1, **values.get("checkpoint", {})},
     }
     return Trial(variant, number, recipe, wanted.runs / name)

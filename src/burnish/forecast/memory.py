@@ -36,12 +36,13 @@ def overhead_here(config: ModelConfig, precision: Precision, device: str, start:
     """
     if device != "cpu":
         return Overhead(GPU_OVERHEAD)
-    files = 0
-    if config.quantization is None:
-        files = converted_bytes(fetch(config, weights=False).folder, precision.base)
+    folder = fetch(config, weights=False).folder
+    files = converted_bytes(folder, precision.base)
+    # what is quantised was mapped from a file whose other tensors, where they need no conversion, keep it mapped
+    mapped = converted_bytes(folder, None) - files if config.quantization is not None else 0
     keeps = keeps_memory()
     growth = GROWTH[precision.compute] if keeps else 1.0
-    return Overhead(start if start is not None else resident(), COMPUTING, files, growth, keeps)
+    return Overhead((start if start is not None else resident()) + mapped, COMPUTING, files, growth, keeps)
 
 
 def resident() -> int:

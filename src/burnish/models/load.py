@@ -224,17 +224,17 @@ def _unreadable(part: str, error: Exception, fetched: Fetched) -> UserError:
     )
 
 
-def converted_bytes(folder: Path, dtype: torch.dtype) -> int:
+def converted_bytes(folder: Path, dtype: torch.dtype | None) -> int:
     """Bytes of a folder's weights in safetensors that loading converts to a format, so that both are there for a while.
 
-    What has the format already is mapped from its file and not copied.
+    What has the format already is mapped from its file and not copied. Without a format all of them count.
     """
     total = 0
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, entry in header.items():
-            if name != "__metadata__" and entry["dtype"] != _STORED.get(dtype):
+            if name != "__metadata__" and (dtype is None or entry["dtype"] != _STORED.get(dtype)):
                 begin, end = entry["data_offsets"]
                 total += end - begin
     return total
