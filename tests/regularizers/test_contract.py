@@ -16,7 +16,8 @@ from burnish.adapters.lora_config import LoraConfig
 from burnish.checkpoint.optimizer import load_state_tensors, state_tensors
 from burnish.core.errors import UserError
 from burnish.regularizers.registry import REGULARIZERS
-from burnish.train.loop import Job, enter_stage, update
+from burnish.train.job import Job
+from burnish.train.loop import enter_stage, update
 from burnish.train.state import TrainState
 from tests.regularizers.common import KINDS, MODELS, first_update, job_of, made, shake
 from tests.support.tiny import tiny

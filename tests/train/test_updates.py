@@ -21,7 +21,8 @@ from burnish.models.head import head_of
 from burnish.objectives.context import ModelContext
 from burnish.objectives.sft import supervised_terms
 from burnish.optim.config import OptimConfig
-from burnish.train.loop import Job, backward
+from burnish.train.job import Job
+from burnish.train.loop import backward
 from burnish.train.precision import choose_precision
 from burnish.train.stages import Stages
 from burnish.train.updates import Updates

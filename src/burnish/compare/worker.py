@@ -16,7 +16,8 @@ from burnish.core.errors import BurnishError, out_of_memory
 from burnish.core.events import Event, Stage, Started, Stepped
 from burnish.train.config import RunConfig
 from burnish.train.folder import RunFolder
-from burnish.train.loop import Cadence, train
+from burnish.train.job import Cadence
+from burnish.train.loop import train
 from burnish.train.run import make_job, start_run
 from burnish.train.score import Scorer
 from burnish.train.setup import set_up

@@ -21,8 +21,9 @@ from burnish.forecast.sketch import Sketch, sketched
 from burnish.forecast.work import operations, places, work_of
 from burnish.train.config import RunConfig
 from burnish.train.folder import RunFolder
+from burnish.train.job import Job
 from burnish.train.liveness import Liveness
-from burnish.train.loop import Job, update
+from burnish.train.loop import update
 from burnish.train.rehearsal import rehearse
 from burnish.train.run import make_job
 from burnish.train.score import Scorer

@@ -13,7 +13,8 @@ from burnish.core.findings import Finding
 from burnish.diagnose.rates import Suggestion, suggest
 from burnish.train.config import RunConfig
 from burnish.train.folder import RunFolder
-from burnish.train.loop import Cadence, Job, tell, train
+from burnish.train.job import Cadence, Job
+from burnish.train.loop import tell, train
 from burnish.train.run import make_job
 from burnish.train.score import Scorer
 from burnish.train.setup import Setup, set_up

@@ -27,7 +27,8 @@ from burnish.train.ema import Ema
 from burnish.train.folder import RunFolder, open_run
 from burnish.train.gradients import GradientWatch
 from burnish.train.handover import hand_over, load_handed_over, read_recipe
-from burnish.train.loop import Cadence, Job, tell, train
+from burnish.train.job import Cadence, Job
+from burnish.train.loop import tell, train
 from burnish.train.rehearsal import rehearse
 from burnish.train.score import Scorer, store_base, stored_base
 from burnish.train.setup import Foresee, Setup, set_up

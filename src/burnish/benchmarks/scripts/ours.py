@@ -16,7 +16,8 @@ from burnish.core.errors import BurnishError
 from burnish.core.events import Event, Stepped
 from burnish.train.config import RunConfig
 from burnish.train.folder import RunFolder
-from burnish.train.loop import Cadence, Job, train
+from burnish.train.job import Cadence, Job
+from burnish.train.loop import train
 from burnish.train.run import make_job
 from burnish.train.score import Scorer
 from burnish.train.setup import Setup, set_up
