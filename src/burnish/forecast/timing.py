@@ -29,6 +29,7 @@ from burnish.train.run import make_job
 from burnish.train.score import Scorer
 from burnish.train.setup import Setup, set_up
 from burnish.train.state import TrainState
+from burnish.train.updates import Updates
 
 SECONDS = 30.0
 """What a calibration may take, loading left out."""
@@ -90,7 +91,7 @@ def calibrate(config: RunConfig, *, seconds: float = SECONDS, price: float | Non
     rehearsal = time.perf_counter() - began
     sketch = sketched(setup.config, setup.prepared)
     evaluations = _evaluations(scorer, seconds / 4)
-    fixed, each = _updates(job, sketch, seconds - (time.perf_counter() - began))
+    fixed, each = _updates(job, setup.task_updates, sketch, seconds - (time.perf_counter() - began))
     spent = time.perf_counter() - began
     used = joules()
     work = work_of(sketch)
@@ -102,8 +103,8 @@ def calibrate(config: RunConfig, *, seconds: float = SECONDS, price: float | Non
     return TimePlan(parts, work.updates, training / work.updates, spent, watts and watts * total, price)
 
 
-def _updates(job: Job, sketch: Sketch, seconds: float) -> tuple[float, float]:
-    """Seconds of an update that do not depend on its rows, and seconds for each operation."""
+def _updates(job: Job, rows: Updates, sketch: Sketch, seconds: float) -> tuple[float, float]:
+    """Seconds of an update that do not depend on its rows, and seconds for each operation on those of the task."""
     state, total = TrainState(), len(job.updates)
     liveness = Liveness((), 0)
     job.stages.enter(0, job.trainable, job.optimizer)
@@ -114,8 +115,8 @@ def _updates(job: Job, sketch: Sketch, seconds: float) -> tuple[float, float]:
     for number, step in enumerate(chosen):
         state.step = int(step)
         cost = sum(
-            operations(sketch, *places(job.updates.lengths[rows], job.updates.layout == "packed"))
-            for rows in job.updates.cut(state.step)
+            operations(sketch, *places(rows.lengths[numbers], rows.layout == "packed"))
+            for numbers in rows.cut(state.step)
         )
         stamp = time.perf_counter()
         update(job, state, liveness)

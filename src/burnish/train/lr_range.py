@@ -123,14 +123,16 @@ def rising_job(setup: Setup, low: float, high: float, updates: int, callbacks: S
     job = make_job(setup, Scorer(setup, callbacks), RunFolder(Path()))
     own = setup.stages.stages[0]
     stage = Rising("range test", 0, updates, own.names, own.config, (high, "range test"), own.scales, low)
-    job.updates.total_steps = updates
+    rows = setup.task_updates
+    rows.total_steps = updates
     return replace(
         job,
+        updates=rows,
         stages=Stages((stage,)),
         evaluate=dict,
         save=lambda state: Path(),
         keep=lambda state, batches, stop: None,
-        unwatched=frozenset(name for name, _ in setup.trainable),
+        watched={name: () for name, _ in setup.trainable},
         cadence=Cadence(),
         watch=None,
     )
