@@ -187,7 +187,7 @@ def test_a_stage_that_trains_the_head_alone_is_held_by_nothing() -> None:
     job, state, seen = job_of(setup), TrainState(), []
     for _ in range(4):
         enter_stage(job, state, [])
-        seen.append(update(job, state, Liveness([], 0)))
+        seen.append(update(job, state, Liveness([], 0))[0])
         state.step += 1
     held = [max(row[f"loss.{name}"] for name in ("l2_sp", "ewc", "distill_general")) for row in seen]
     assert held[:3] == [0.0, 0.0, 0.0] and held[3] > 0

@@ -207,10 +207,13 @@ def backward_all(
     job: Job, batches: Sequence[Batch], counts: dict[str, float], parts: dict[str, float], watch: GradientWatch | None
 ) -> float:
     """Forward and backward of every micro-batch; returns the update's loss."""
-    loss_sum = 0.0
+    loss_sum, alike = (
+        0.0,
+        not any("source" in batch for batch in batches),
+    )  # rows of another kind are no sample of these
     for number, batch in enumerate(batches):
         loss_sum += backward(job, batch, counts, parts)
-        if watch and number == 0 < len(batches) - 1:
+        if watch and alike and number == 0 < len(batches) - 1:
             term = job.terms[0]
             scale = job.scaler.get_scale() if job.scaler else 1.0
             watch.first_part(float(term.count(batch)) / max(1.0, counts[term.name]), scale)
