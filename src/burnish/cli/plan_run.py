@@ -99,16 +99,18 @@ def show_cards(found: Outlook, price: float | None, console: Console) -> None:
     """Which cards suffice, with a rough time."""
     from rich.table import Table
 
+    from burnish.report.numbers import duration
+
     peak = found.cards[0].peak if found.cards else 0
-    console.print(f"\n[dim]On a GPU: {_gib(peak)} GiB. Hours are estimates from data sheets, not measured.[/dim]")
+    console.print(f"\n[dim]On a GPU: {_gib(peak)} GiB. Times are estimates from data sheets, not measured.[/dim]")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    for name, side in (("card", "left"), ("GiB", "right"), ("fits", "left"), ("hours", "right"), ("cost", "right")):
+    for name, side in (("card", "left"), ("GiB", "right"), ("fits", "left"), ("training", "right"), ("cost", "right")):
         if name != "cost" or price is not None:
             table.add_column(name, justify=side)  # type: ignore[arg-type]
     for one in found.cards:
-        hours = one.seconds / 3600
-        cells = [one.card.name, f"{one.card.gib:g}", "yes" if one.fits else "no", f"{hours:.2g}" if one.fits else ""]
-        cost = [f"{hours * price:.2f}" if one.fits else ""] if price is not None else []
+        time = duration(one.seconds) if one.fits else ""
+        cells = [one.card.name, f"{one.card.gib:g}", "yes" if one.fits else "no", time]
+        cost = [f"{one.seconds / 3600 * price:.2f}" if one.fits else ""] if price is not None else []
         table.add_row(*cells, *cost, style=None if one.fits else "dim")
     console.print(table)
 
