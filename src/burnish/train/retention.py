@@ -226,7 +226,7 @@ def lost_finding(found: dict[str, Any], config: RetentionConfig) -> Finding | No
         f"{1 - score['low']:.1%}); least is left of: {parts}",
         where="evaluation.json",
         why="General texts and questions, which the training rows have nothing to do with, are predicted worse than "
-        "before. What is rare in training, such as other languages, shows it first.",
+        "before. The loss on the task does not show it.",
         fix="mix general rows into the training data, hold the weights or the predictions near the original, train "
         "more gently (`train.learning_rate`, fewer updates), or interpolate afterwards: docs/forgetting.md",
         evidence={"score": score, "threshold": config.warn_below},
