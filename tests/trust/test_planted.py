@@ -138,8 +138,8 @@ def test_6_loss_averaged_over_unequal_micro_batches(tmp_path: Path, monkeypatch:
     assert first_loss("whole", 1) == pytest.approx(first_loss("cut", 4), rel=1e-5)
     plain = loop.backward
 
-    def of_means(job: Any, batch: Any, counts: Any) -> float:
-        return plain(job, batch, {term.name: 4 * float(term.count(batch)) for term in job.terms})
+    def of_means(job: Any, batch: Any, counts: Any, parts: Any = None) -> float:
+        return plain(job, batch, {term.name: 4 * float(term.count(batch)) for term in job.terms}, parts)
 
     monkeypatch.setattr(loop, "backward", of_means)
     assert first_loss("means", 4) != pytest.approx(losses(tmp_path / "whole/runs/run")[0], rel=1e-4)
