@@ -1,6 +1,6 @@
 """How often the diagnosis names a planted fault, and how often it cries wolf: real small runs, recorded and judged.
 
-    python bench/diagnosis.py record --seeds 5:15 --out runs/diagnosis     # about ten minutes on one core
+    python bench/diagnosis.py record --seeds 5:15 --out runs/diagnosis     # about 20 minutes of one core
     python bench/diagnosis.py judge --seeds 5:15 --out runs/diagnosis      # seconds: the table of docs/diagnosis.md
 
 ``record`` trains every condition of ``diagnosis_jobs.py`` with every seed and keeps the log as JSON; runs that are
