@@ -1,6 +1,6 @@
 """How often the diagnosis names a planted fault, and how often it cries wolf: real small runs, recorded and judged.
 
-    python bench/diagnosis.py record --seeds 5:15 --out runs/diagnosis     # about ten minutes on one core
+    python bench/diagnosis.py record --seeds 5:15 --out runs/diagnosis     # about 20 minutes of one core
     python bench/diagnosis.py judge --seeds 5:15 --out runs/diagnosis      # seconds: the table of docs/diagnosis.md
 
 ``record`` trains every condition of ``diagnosis_jobs.py`` with every seed and keeps the log as JSON; runs that are
@@ -64,8 +64,8 @@ def record_one(condition: Condition, seed: int) -> dict[str, Any]:
         scorer = Scorer(setup, ()).ready()
         job = make_job(setup, scorer, RunFolder(Path(folder) / "run"))
         # the guards of the first updates would stop some of these runs before the detectors see them
-        everything = frozenset(name for name, _ in setup.trainable)
-        job = replace(job, save=lambda state: Path(folder), keep=lambda *a: None, unwatched=everything)
+        nothing = {name: () for name, _ in setup.trainable}
+        job = replace(job, save=lambda state: Path(folder), keep=lambda *a: None, watched=nothing)
         condition.plant(setup, job)
         collector, stopped = Collector(), ""
         try:

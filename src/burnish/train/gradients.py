@@ -22,7 +22,7 @@ EVERY = 5
 """Afterwards every so many, and for runs of more than ``EVERY * MOST`` updates one in ``total / MOST``."""
 MOST = 400
 SAMPLE = 16_384
-"""Elements of a tensor that its update is measured on, evenly spread: the ratio of two norms needs no more."""
+"""Elements of a tensor that updates and agreement are measured on, evenly spread: ratios need no more."""
 NAMED = 5
 """Dead tensors that are named."""
 
@@ -115,8 +115,9 @@ class GradientWatch:
             if "exp_avg" not in state or parameter.grad is None:
                 return
             weight = 1.0 - beta[id(parameter)] ** float(state["step"])
-            grad, mean = parameter.grad.reshape(-1), state["exp_avg"].reshape(-1)
-            products = torch.stack([torch.dot(grad, mean), torch.dot(grad, grad), torch.dot(mean, mean)])
+            stride = stride_of(parameter)
+            grad, mean = (t.reshape(-1)[::stride].contiguous() for t in (parameter.grad, state["exp_avg"]))
+            products = torch.stack([torch.dot(grad, mean), torch.dot(grad, grad), torch.dot(mean, mean)]) * stride
             found.append(products / products.new_tensor([weight, 1.0, weight**2]))
         if found:  # one look at the device, however many tensors there are
             product, square, before = torch.stack(found).double().sum(0).tolist()
@@ -139,6 +140,11 @@ class GradientWatch:
         return values
 
 
+def stride_of(parameter: Tensor) -> int:
+    """Every how many elements of a tensor are looked at."""
+    return max(1, math.ceil(parameter.numel() / SAMPLE))
+
+
 def movement(parameter: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
     """[2] squared norms of AdamW's last update of a tensor and of the tensor, from a sample of ``SAMPLE`` places.
 
@@ -147,7 +153,7 @@ def movement(parameter: Tensor, state: Mapping[str, Any], group: Mapping[str, An
         state: Its ``step``, ``exp_avg`` and ``exp_avg_sq``.
         group: Its ``lr``, ``betas``, ``eps`` and ``weight_decay``.
     """
-    stride = max(1, math.ceil(parameter.numel() / SAMPLE))
+    stride = stride_of(parameter)
     weight, mean, square = (t.reshape(-1)[::stride] for t in (parameter, state["exp_avg"], state["exp_avg_sq"]))
     step, (beta1, beta2), rate = float(state["step"]), group["betas"], float(group["lr"])
     change = mean / (1 - beta1**step) / ((square / (1 - beta2**step)).sqrt() + group["eps"]) * rate

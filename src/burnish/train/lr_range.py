@@ -26,6 +26,7 @@ ENOUGH = 8
 """Updates before which a loss that rises is noise."""
 COMPLAINS = 1.3
 """The test ends when the smoothed loss exceeds its minimum so many times."""
+TURNED = "the loss turned upwards"
 FAR = 5.0
 """A rate so many times off the suggested one deserves a warning."""
 
@@ -150,7 +151,7 @@ class _Watch:
             return None
         self.rates.append(event.metrics["learning_rate"])
         self.losses.append(event.metrics["loss"])
-        return Stop("complained") if suggest(self.rates, self.losses, COMPLAINS).turned else None
+        return Stop(TURNED) if suggest(self.rates, self.losses, COMPLAINS).turned else None
 
 
 def compared(found: Suggestion, rate: float) -> Finding:
@@ -182,5 +183,4 @@ def compared(found: Suggestion, rate: float) -> Finding:
 
 
 def _ending(reason: str) -> str:
-    words = {"completed": "the range ended", "complained": "the loss turned upwards"}
-    return words.get(reason, reason)
+    return "the range ended" if reason == "completed" else reason
