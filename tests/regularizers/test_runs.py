@@ -201,3 +201,15 @@ def test_paths_start_at_the_recipe(tmp_path: Path) -> None:
     assert load_run(tmp_path / "r.yaml").regularizers[0].data == str(tmp_path / "general.txt")  # type: ignore[attr-defined]
     (tmp_path / "r.yaml").write_text("model: m\ndata: rows.jsonl\nadapter: lora\nregularizers: l2_sp\n")
     assert load_run(tmp_path / "r.yaml", ["regularizers.weight=3"]).regularizers[0].weight == 3
+
+
+def test_texts_of_the_retention_set_are_refused(tmp_path: Path) -> None:
+    """The file that `evaluate.retention` names, and a copy of it, cannot be what the predictions are held on."""
+    measured = tmp_path / "mine.jsonl"
+    measured.write_text('{"text": "The tide turns twice a day, and the boats turn with it."}\n')
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(measured.read_bytes())
+    for data in (measured, copy):
+        distill = {"kind": "distill", "on": "general", "data": str(data)}
+        with pytest.raises(UserError, match="measured on these texts"):
+            made("llama", LORA, [distill], evaluate={"retention": str(measured)})

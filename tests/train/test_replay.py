@@ -198,15 +198,15 @@ def pieces(text: str, size: int = 6) -> set[tuple[str, ...]]:
 
 def test_the_texts_of_burnish_are_many_and_distinct() -> None:
     """About a hundred passages in several languages; none is there twice, and none is a fragment."""
+    from burnish.data.general import TEXTS
     from burnish.train.own_answers import PROMPTS
-    from burnish.train.replay import GENERAL
 
-    passages = GENERAL.read_text(encoding="utf-8").strip().split("\n\n")
+    passages = TEXTS.read_text(encoding="utf-8").strip().split("\n\n")
     assert len(passages) == len(set(passages)) > 100 and min(map(len, passages)) > 70
     prompts = PROMPTS.read_text(encoding="utf-8").splitlines()
     assert len(set(prompts)) >= 64
-    measured = GENERAL.parents[1] / "evaluate" / "retention" / "general.jsonl"
-    for line in measured.read_text(encoding="utf-8").splitlines() if measured.is_file() else ():
+    measured = TEXTS.parents[1] / "evaluate" / "retention" / "general.jsonl"
+    for line in measured.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)  # what is trained on measures nothing any more
         own = pieces(row.get("text") or row["question"])
         assert not any(own & pieces(text) for text in [*passages, *prompts]), row

@@ -15,13 +15,11 @@ from burnish.core.errors import UserError
 from burnish.core.paths import resolve_path
 from burnish.core.types import Batch
 from burnish.data.batches import epoch_order
+from burnish.data.general import TEXTS
 from burnish.data.render import Rendered
 from burnish.data.table import TokenTable
 from burnish.models.route import tasks_of
 from burnish.regularizers.base import Subject
-
-SHIPPED = Path(__file__).with_name("general.txt")
-"""Short texts of many kinds, written for this purpose."""
 
 
 def read_texts(path: str | None, subject: Subject) -> list[str]:
@@ -30,7 +28,7 @@ def read_texts(path: str | None, subject: Subject) -> list[str]:
     Raises:
         UserError: The file cannot be read, holds no text, or is one that the run is measured on.
     """
-    file = resolve_path(path) if path is not None else SHIPPED
+    file = resolve_path(path) if path is not None else TEXTS
     refuse_held_out(file, subject)
     try:
         content = file.read_text(encoding="utf-8")

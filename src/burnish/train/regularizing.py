@@ -22,6 +22,8 @@ from burnish.data.batches import Layout, collate, micro_batches
 from burnish.data.config import SourceConfig
 from burnish.data.prepare import Prepared
 from burnish.data.table import TokenTable
+from burnish.evaluate.config import GENERAL
+from burnish.evaluate.retention.sources import SHIPPED
 from burnish.models.head import Head, head_of
 from burnish.models.load import Loaded, pad_id
 from burnish.regularizers.base import Matrix, Subject
@@ -134,7 +136,9 @@ def low_rank(attached: Attached) -> tuple[list[Matrix], set[int]]:
 def held_out(config: RunConfig) -> list[str]:
     """Paths of data that the run is measured on."""
     sources = [s for part in (config.data.validation, config.data.test) if part is not None for s in _listed(part)]
-    return [source.path for source in sources]
+    kept = config.evaluate.retention
+    named = [str(SHIPPED) if name == GENERAL else name for name in (kept.sources if kept.on else ())]
+    return [*(source.path for source in sources), *named]
 
 
 def _listed(part: object) -> list[SourceConfig]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from burnish.core.errors import UserError
 from burnish.core.findings import Finding
 from burnish.data.config import DataConfig, RenderConfig, ReplayConfig, SourceConfig, SplitConfig
+from burnish.data.general import TEXTS
 from burnish.data.marking import row_spans
 from burnish.data.mixing import Part, kept_rows
 from burnish.data.prepare import Prepared, prepare
@@ -23,9 +24,6 @@ from burnish.train.config import RunConfig
 from burnish.train.folder import open_run
 from burnish.train.handover import read_recipe
 from burnish.train.own_answers import own_answers
-
-GENERAL = Path(__file__).parents[1] / "data" / "general.txt"
-"""Passages of general text, written for this: several subjects, forms and languages."""
 
 SHOWN = 2
 
@@ -107,7 +105,7 @@ def _origins(
                 where="data.replay",
                 fix="set `data.replay.source=self`, or name rows with `prompt` and `completion` in `data.replay.path`",
             )
-        general = SourceConfig(path=str(GENERAL), format="text", txt_rows="paragraph")
+        general = SourceConfig(path=str(TEXTS), format="text", txt_rows="paragraph")
         yield _of_source("general", "general texts of Burnish", general, config, tokenizer, kind)
     if settings.built_in == "self":
         file = own_answers(config, tokenizer, kind)

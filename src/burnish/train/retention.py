@@ -227,7 +227,7 @@ def lost_finding(found: dict[str, Any], config: RetentionConfig) -> Finding | No
         where="evaluation.json",
         why="General texts and questions, which the training rows have nothing to do with, are predicted worse than "
         "before. The loss on the task does not show it.",
-        fix="mix general rows into the training data, hold the weights or the predictions near the original, train "
-        "more gently (`train.learning_rate`, fewer updates), or interpolate afterwards: docs/forgetting.md",
+        fix="mix general rows in (`data.replay.ratio=0.2`), hold the predictions near the original "
+        "(`regularizers=[distill]`), lower `train.learning_rate`, or use `burnish interpolate`: docs/forgetting.md",
         evidence={"score": score, "threshold": config.warn_below},
     )
