@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,10 @@ from burnish.compare import run, worker
 from burnish.compare.run import CHART, PAGE, RESULTS, compare_methods
 from burnish.compare.trials import Wanted
 from burnish.compare.variants import read_variants
-from burnish.core.config import build
 from burnish.core.errors import UserError
-from burnish.train.config import RunConfig
 from tests.support.recipes import LABELS, configured, recipe
 
 METHODS = "lora,lora+rslora=true,full,lora+rank=64"
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Runs in this process, and a list of them."""
-    made: list[tuple[str, str]] = []
-
-    def here(mode: str, values: Mapping[str, Any], heard: Any = None) -> dict[str, Any]:
-        made.append((mode, values["name"]))
-        told: dict[str, Any] = {}
-        monkeypatch.setattr(worker, "tell", lambda **said: told.update(said))
-        try:
-            worker.MODES[mode](build(RunConfig, values))
-        except UserError as error:
-            told["failed"] = {"what": error.what, "where": error.where, "fix": error.fix}
-        return told
-
-    monkeypatch.setattr(run, "call", here)
-    return made
 
 
 def wanted(folder: Path, methods: str = METHODS, **changes: Any) -> Wanted:

@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from burnish.cli.main import call
-from burnish.compare import run, tradeoff, worker
+from burnish.compare import tradeoff
 from burnish.compare.arms import PLAIN, read_arms
 from burnish.compare.statistics import Estimate
 from burnish.compare.tradeoff import PAGE, RESULTS, kept_over, weigh
 from burnish.compare.trials import Wanted
-from burnish.core.config import build
 from burnish.core.errors import UserError
-from burnish.train.config import RunConfig
 from tests.support.recipes import LABELS, configured, recipe
 
 KEPT = {"plain": 0.93, "replay": 0.996}
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Runs in this process, and a list of them; what they retain is read from a table."""
-    made: list[tuple[str, str]] = []
-
-    def here(mode: str, values: Mapping[str, Any], heard: Any = None) -> dict[str, Any]:
-        made.append((mode, values["name"]))
-        told: dict[str, Any] = {}
-        monkeypatch.setattr(worker, "tell", lambda **said: told.update(said))
-        try:
-            worker.MODES[mode](build(RunConfig, values))
-        except UserError as error:
-            told["failed"] = {"what": error.what, "where": error.where, "fix": error.fix}
-        return told
+@pytest.fixture(autouse=True)
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the arms retain is read from a table."""
 
     def retained(path: Path) -> Estimate:
         value = KEPT[path.name.split("-")[0]]
         return Estimate(value, value - 0.002, value + 0.002, (value,))
 
-    monkeypatch.setattr(run, "call", here)
     monkeypatch.setattr(tradeoff, "read_retained", retained)
-    return made
 
 
 def test_two_arms_of_a_tiny_model(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
