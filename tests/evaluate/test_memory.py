@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from burnish.data import kept
+from burnish.data.prepare import prepare
+from burnish.evaluate import choices, head_rows, intervals, loss, measures, scored_intervals
 from burnish.report.page import build_report
 from burnish.train.folder import RunFolder
 from burnish.train.score import Scorer, store_base, stored_base
@@ -17,7 +19,7 @@ from burnish.train.setup import set_up
 from tests.support.head_rows import ROWS
 from tests.support.recipes import LABELS, configured, write_rows
 
-FEW, MANY = 1000, 5000
+FEW, MANY = 400, 2000
 KINDS: dict[str, Any] = {
     "choices": {"model": "llama", "evaluate": {"choices": LABELS}},
     "classification": {"model": "bert", "task": "classification"},
@@ -27,7 +29,7 @@ KINDS: dict[str, Any] = {
 
 
 def peak(folder: Path, kind: str, rows: int) -> int:
-    """Bytes that Python and NumPy hold at most while a recipe is read, its model scored twice, and all written."""
+    """Bytes that Python and NumPy hold at most while a model is scored twice, and all is written."""
     sections = {**KINDS[kind], "data": {"split": {"validation": 12, "test": rows}}}
     config = configured(folder, rows=rows + 40, **sections)
     if kind == "classification":
@@ -35,10 +37,11 @@ def peak(folder: Path, kind: str, rows: int) -> int:
         (folder / "rows.jsonl").write_text(texts)
     elif kind in ROWS:
         write_rows(folder / "rows.jsonl", ROWS[kind](rows + 40))
+    setup = set_up(config)
     gc.collect()
     tracemalloc.start()
     try:
-        scorer = Scorer(set_up(config), ())
+        scorer = Scorer(setup, ())
         run = RunFolder(folder / "run")
         base, tuned = scorer.base(), scorer.tuned()
         store_base(run, base, [])
@@ -52,7 +55,14 @@ def peak(folder: Path, kind: str, rows: int) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_hardly_grows_with_the_held_out_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(kept, "IN_MEMORY", 1 << 16)
+    monkeypatch.setattr(kept, "IN_MEMORY", 1 << 14)
+    monkeypatch.setitem(prepare.__kwdefaults__, "chunk", 64)
+    for module in (choices, head_rows):
+        monkeypatch.setattr(module, "CHUNK", 64)
+    for module in (choices, loss):
+        monkeypatch.setattr(module, "WINDOW", 128)
+    for module in (intervals, measures, scored_intervals):
+        monkeypatch.setattr(module, "RESAMPLES", 20)
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
     few, many = (peak(tmp_path / str(rows), kind, rows) for rows in (FEW, MANY))
     print(kind, few, many, (many - few) / (MANY - FEW))

@@ -36,7 +36,7 @@ def by_task(found: Evaluation) -> dict[str, Evaluation]:
             found,
             losses=RowLosses(found.losses.totals[rows], found.losses.counts[rows]),
             classified=Classified(tuple(parted(found.classified.labels[k])[1] for k in classes), block),
-            scores=found.scores[np.ix_(rows, classes)],
+            scores=found.scores[np.ix_(rows, np.asarray(classes))],
             truth=place[found.truth[rows]],
             class_tasks=(),
         )

@@ -53,7 +53,7 @@ def _tagged(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the measures need of one example, and its row."""
     true = renderer.tags_of(example)
-    columns = dict(zip(("right", "found", "given"), counts(true, tags, labels), strict=False))
+    columns: dict[str, Any] = dict(zip(("right", "found", "given"), counts(true, tags, labels), strict=True))
     columns |= {"words_right": sum(a == b for a, b in zip(true, tags, strict=True)), "words": len(true)}
     found = entities(tags)
     sure = float(np.mean([share_of(e, shares) for e in found])) if found else float(np.mean(shares))

@@ -186,13 +186,18 @@ def penalize(job: Job, batch: Batch, parts: dict[str, float] | None = None) -> f
     penalties = [term for term in job.terms if term.once]
     if not penalties:
         return 0.0
-    context = job.context()
-    losses = [(term.name, term.weight * term.loss(batch, context).total) for term in penalties]
+    context, scale = job.context(), job.scaler.get_scale() if job.scaler else 1.0
+    losses = []
+    for term in penalties:
+        if term.descend is not None:
+            loss = term.weight * term.descend(term.weight * scale)
+        else:
+            loss = term.weight * term.loss(batch, context).total
+            if loss.requires_grad:  # of a stage that trains nothing which is held, it is a number
+                (loss * scale).backward()
+        losses.append((term.name, loss.detach()))
     add_parts(parts, losses)
-    share = torch.stack([loss for _, loss in losses]).sum()
-    if share.requires_grad:  # of a stage that trains nothing which is held, it is a number
-        (job.scaler.scale(share) if job.scaler else share).backward()
-    return float(share.detach())
+    return float(torch.stack([loss for _, loss in losses]).sum())
 
 
 def add_parts(parts: dict[str, float] | None, losses: Sequence[tuple[str, torch.Tensor]]) -> None:
