@@ -21,19 +21,20 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 
 
-def rows(count: int) -> list[dict[str, str]]:
+def rows(count: int, start: int) -> list[dict[str, str]]:
     """Rows like tweets, all different."""
-    words = {"positive": ("wonderful", "what a", "day!"), "negative": ("terrible", "this is", "news"), "neutral": ("one",)}
+    words = {"positive": ("wonderful", "day!"), "negative": ("terrible", "news"), "neutral": ("one",)}
     labels = list(words)
     return [
         {"text": f"{' '.join(words[labels[i % 3]] * (1 + i % 5))} number {i}", "label": labels[i % 3]}
-        for i in range(count)
+        for i in range(start, start + count)
     ]
 
 
-def write(path: Path, count: int) -> Path:
+def write(path: Path, count: int, start: int = 0) -> Path:
+    """Rows as a JSONL file."""
     with path.open("w", encoding="utf-8") as file:
-        for row in rows(count):
+        for row in rows(count, start):
             file.write(json.dumps(row) + "\n")
     return path
 
@@ -82,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         values = recipe(folder, model="bert", task="classification")
-        write(folder / "rows.jsonl", 90)
+        write(folder / "rows.jsonl", 90, 10_000_000)
         run = start_run(build(RunConfig, values)).folder
         for count in options.rows:
             file, out = write(folder / f"{count}.jsonl", count), folder / "predictions.jsonl"

@@ -27,6 +27,7 @@ from burnish.core.events import (
 )
 from burnish.core.events import Stage as Beginning
 from burnish.core.types import Batch, Term
+from burnish.data.replay import SOURCE as REPLAY
 from burnish.models.route import holding
 from burnish.train.first_update import foresee
 from burnish.train.gradients import GradientWatch
@@ -138,7 +139,7 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> tuple[dict[str, f
         if not job.scaler:
             refuse_non_finite_gradients(norm, job.trainable, batches, state.step)
     except TrainingStopped as stop:
-        job.keep(state, [batch for batch in batches if "source" not in batch], stop)
+        job.keep(state, [batch for batch in batches if batch.get("source", REPLAY) == REPLAY], stop)
         raise
     liveness.saw_gradients(task for batch in batches for task in batch.get("tasks", ()))
     if watch:
@@ -334,7 +335,7 @@ def refuse_non_finite_gradients(
 def row_names(batches: Sequence[Batch], most: int = 8) -> str:
     """The first rows of an update, for a message."""
     rows = [
-        ("replayed " if batch.get("source") == "replay" else "") + str(row)
+        ("replayed " if batch.get("source") == REPLAY else "") + str(row)
         for batch in batches
         for row in batch["row_ids"]
     ]
