@@ -10,6 +10,8 @@ from burnish.ops import distance
 from burnish.ops.distance import (
     LowRankUpdate,
     WeighedUpdate,
+    descend_distance_,
+    descend_matrices_,
     low_rank_square,
     squared_distance,
     weighed_low_rank_square,
@@ -85,7 +87,27 @@ def test_of_tensors(weighed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = [t.detach() - a for t, a in zip(tensors, anchors, strict=True)]
     assert float(found.detach()) == pytest.approx(sum(float((f * m**2).sum()) for f, m in zip(F, moved, strict=True)))
     gradients = torch.autograd.grad(3 * found, tensors[:2])
-    torch.testing.assert_close(gradients, tuple(6 * f * m for f, m in zip(F, moved[:2], strict=False)))
+    expected = tuple(6 * f * m for f, m in zip(F, moved[:2], strict=False))
+    torch.testing.assert_close(gradients, expected)
+    again = descend_distance_(tensors, anchors, 3.0, weights if weighed else None)
+    torch.testing.assert_close((again, tensors[0].grad, tensors[1].grad), (found.detach(), *expected))
+    assert tensors[2].grad is None
+
+
+def test_the_closed_form_adds_to_gradients_that_are_there() -> None:
+    """A gradient of ones, a frozen factor, and one that is computed and so goes backward."""
+    pairs = factors()
+    weights = [torch.ones(shape[:2], dtype=torch.float64) for shape in SHAPES]
+    value, expected = by_hand(pairs, weights)
+    (A, B), (C, D) = pairs
+    A.grad = torch.ones_like(A)
+    parts = descend_matrices_([LowRankUpdate(A, B, SCALES[0]), LowRankUpdate(C, D * 1, SCALES[1])], 3.0)
+    assert float(sum(parts)) == pytest.approx(value, rel=1e-12) and not any(part.requires_grad for part in parts)
+    found = (A.grad - 1, B.grad, C.grad, D.grad)
+    torch.testing.assert_close(found, tuple(3 * g for g in expected), rtol=1e-12, atol=1e-12)
+    A.requires_grad_(False).grad = None
+    descend_matrices_([LowRankUpdate(A, B, SCALES[0])], 1.0)
+    assert A.grad is None
 
 
 def test_of_a_tensor_that_has_not_moved_is_zero_whatever_its_format() -> None:

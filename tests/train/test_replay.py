@@ -13,18 +13,21 @@ import torch
 from rich.console import Console
 
 from burnish.checkpoint.store import CheckpointStore
-from burnish.core.errors import UserError
+from burnish.cli.main import call
+from burnish.core.errors import TrainingStopped, UserError
 from burnish.core.events import Event, Stepped, Stop
 from burnish.core.types import Batch
 from burnish.data.inspect import inspect_rows, view
+from burnish.train import mixed
 from burnish.train.folder import RunFolder
 from burnish.train.loop import backward, count_units
 from burnish.train.mixed import MixedUpdates
 from burnish.train.run import make_job, resume_run, start_run
 from burnish.train.score import Scorer
 from burnish.train.setup import Setup, set_up
+from burnish.train.stopped import replay
 from burnish.train.tasks import read_data
-from tests.support.recipes import LABELS, configured, write_rows
+from tests.support.recipes import LABELS, configured, sentiment_rows, write_rows
 
 
 def is_replayed(batch: Batch) -> bool:
@@ -54,16 +57,16 @@ def test_the_tasks_rows_stay_and_general_ones_come_beside_them(tmp_path: Path) -
     """36 training rows in updates of 8 (the last of 4) at a ratio of 1/3: b/2 general rows, so 4, 4, 4, 4 and 2 in an
     epoch, 18 of 54. The task's micro-batches are those of a run without replay."""
     alone = set_up(configured(tmp_path / "alone")) if (tmp_path / "alone").mkdir() is None else None
-    mixed = made(tmp_path, {"ratio": 1 / 3})
-    assert alone is not None and len(mixed.prepared.train) == 36
+    beside = made(tmp_path, {"ratio": 1 / 3})
+    assert alone is not None and len(beside.prepared.train) == 36
     counts = []
     for step in range(5):
-        task, replayed = batches_of(mixed, step)
+        task, replayed = batches_of(beside, step)
         for one, other in zip(task, alone.updates[step], strict=True):
             assert torch.equal(one["input_ids"], other["input_ids"]) and torch.equal(one["labels"], other["labels"])
         counts.append(sum(len(b["row_ids"]) for b in replayed))
     assert counts == [4, 4, 4, 4, 2]
-    text = mixed.loaded.tokenizer.decode(batches_of(mixed, 0)[1][0]["input_ids"][0])
+    text = beside.loaded.tokenizer.decode(batches_of(beside, 0)[1][0]["input_ids"][0])
     assert "the cat sat on the mat" in text
 
 
@@ -228,3 +231,97 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, sections: dict[str, Any]
     given = {"data": {"replay": {"ratio": 0.2}}, **sections}
     with pytest.raises(UserError, match=message):
         set_up(configured(tmp_path, **given))
+
+
+def labelled(folder: Path, rows: int = 60, **sections: Any) -> Any:
+    """A classification with a head on tiny BERT."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = configured(folder, rows=rows, model="bert", task={"kind": "classification", "dropout": 0.0}, **sections)
+    texts = [
+        {"text": row["prompt"], "label": row["completion"].strip(), "task": "mood"} for row in sentiment_rows(rows)
+    ]
+    write_rows(folder / "rows.jsonl", texts)
+    return config
+
+
+def test_a_head_replays_labelled_rows_of_an_earlier_run(tmp_path: Path) -> None:
+    """Nine rows of an earlier run, three of each class, in updates of 8 at a ratio of 1/3, so 4 beside 8: the loss is
+    the mean cross-entropy of the task's rows and half of that of the others, in fp64 from the logits of each row."""
+    first = start_run(labelled(tmp_path / "first", train={"max_steps": 1}))
+    replay = {"runs": str(first.folder), "ratio": 1 / 3, "earlier": {"rows": 9, "choose": "balanced"}}
+    config = labelled(tmp_path / "second", 40, data={"replay": replay, "split": {"validation": 6, "test": 6}})
+    setup = set_up(config)
+    rows = setup.prepared.replay
+    assert rows is not None and sorted(rows.table.labels.tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    job = make_job(setup, Scorer(setup, []).ready(), RunFolder(tmp_path / "nowhere"))
+    setup.loaded.model.eval()
+    parts: dict[str, float] = {}
+    batches = job.updates[0]
+    counts = count_units(job.terms, batches)
+    assert counts == {"classification": 8.0, "replay": 4.0}
+    loss = sum(backward(job, batch, counts, parts) for batch in batches)
+    assert loss == pytest.approx(parts["classification"] + parts["replay"], rel=1e-6)
+    for name, factor, size in (("classification", 1.0, 8), ("replay", 0.5, 4)):
+        own = [batch for batch in batches if is_replayed(batch) == (name == "replay")]
+        with torch.no_grad():
+            losses = [
+                torch.nn.functional.cross_entropy(setup.context().class_logits(b).double(), b["labels"], reduction="sum")
+                for b in own
+            ]
+        assert parts[name] == pytest.approx(factor * float(sum(losses)) / size, rel=1e-5)
+    result = start_run(config)
+    assert json.loads((result.folder / "data.json").read_text())["replay"]["parts"][0]["name"] == "run run"
+
+
+def test_heads_of_tasks_replay_rows_of_their_own_tasks(tmp_path: Path) -> None:
+    """Two tasks with a head each; the earlier run had one of them, numbered otherwise: its rows get the classes of here."""
+    source = lambda folder, name: {"path": str(folder / "rows.jsonl"), "task": name}  # noqa: E731
+    first = labelled(tmp_path / "first", data={"train": [source(tmp_path / "first", "mood")]}, train={"max_steps": 1})
+    done = start_run(first)
+    (tmp_path / "other").mkdir()
+    texts = [{"text": f"the {a} sat {i}", "label": a} for i in range(30) for a in ("cat", "dog")]
+    write_rows(tmp_path / "other" / "rows.jsonl", texts)
+    train = [source(tmp_path / "other", "animal"), source(tmp_path / "second", "mood")]
+    data = {"train": train, "replay": {"runs": str(done.folder), "ratio": 0.4}}
+    config = labelled(tmp_path / "second", data=data)
+    prepared = read_data(config)
+    assert prepared.replay is not None
+    table = prepared.replay.table
+    assert set(table.tasks_of(range(len(table)))) == {"mood"} and table.task_names == ("animal", "mood")
+    assert set(table.labels.tolist()) == {2, 3, 4}  # animal/cat, animal/dog, then the moods
+    setup = set_up(config)
+    (batch,) = [b for b in setup.updates[0] if is_replayed(b)]
+    assert set(batch["tasks"]) == {"mood"}
+
+
+def test_labelled_rows_that_a_head_cannot_learn_are_refused(tmp_path: Path) -> None:
+    """A run that wrote text, and classes that this job does not know."""
+    (tmp_path / "text").mkdir()
+    wrote = start_run(configured(tmp_path / "text", train={"max_steps": 1}))
+    with pytest.raises(UserError, match="nothing that this one could learn"):
+        read_data(labelled(tmp_path / "a", data={"replay": {"runs": str(wrote.folder)}}))
+    odd = write_rows(tmp_path / "odd.jsonl", [{"text": "odd", "label": "furious"}] * 3)
+    with pytest.raises(UserError, match="furious"):
+        read_data(labelled(tmp_path / "b", data={"replay": {"path": str(odd)}}))
+
+
+def test_a_replayed_row_that_stops_a_run_is_kept_and_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights of replayed rows are NaN: the update is refused, and its batches hold the rows of both kinds."""
+    collate = mixed.collate_replayed
+
+    def faulty(*args: Any, **settings: Any) -> Batch:
+        batch = collate(*args, **settings)
+        batch["weights"] = batch["weights"] * float("nan")
+        return batch
+
+    monkeypatch.setattr(mixed, "collate_replayed", faulty)
+    config = configured(tmp_path, data={"replay": {"path": general(tmp_path), "ratio": 1 / 3}})
+    with pytest.raises(TrainingStopped, match="the loss of update 1 is nan"):
+        start_run(config)
+    found = replay(config.folder)
+    assert [row.get("source") for row in found.rows] == [None] * 8 + ["replay"] * 4
+    assert all(row["loss"] is not None and row["tokens"] for row in found.rows)
+    assert call(["replay-batch", str(config.folder)]) == 0
+    assert "replayed " in capsys.readouterr().out

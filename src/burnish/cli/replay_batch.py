@@ -28,7 +28,8 @@ def command(run: RunPath, json: Json = False) -> int:
     table = Table("row", "trained tokens", "mean loss", box=None)
     for row in found.rows:
         loss = f"{row['loss']:.4f}" if row["loss"] is not None else "[red]not finite[/red]"
-        table.add_row(str(row["row"]), str(row["tokens"]), loss)
+        name = f"replayed {row['row']}" if row.get("source") else str(row["row"])
+        table.add_row(name, str(row["tokens"]), loss)
     console.print(table)
     for title, names in (
         ("weights that are not finite", found.weights),

@@ -128,7 +128,7 @@ class Judge:
             ids=tuple(map(str, range(len(counts)))),
             losses=losses.totals / counts,
             counts=losses.counts,
-            true=np.asarray(split.true, dtype=np.int64) if classes else empty,
+            true=split.true if classes else empty,
             predicted=result.scores.argmax(1) if classes else empty,
             classes=classes,
         )

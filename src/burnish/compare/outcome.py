@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from burnish.compare.statistics import Scored
 from burnish.train.folder import RunFolder
+from burnish.train.score import BASE_ARRAYS
 
 BASE, TUNED = "base", "tuned"
 
@@ -49,7 +51,7 @@ def read_outcome(path: Path, seed: int) -> Outcome:
     folder = RunFolder(path)
     evaluation, model = folder.read("evaluation.json"), folder.read("model.json")
     rows = folder.read_rows("predictions.jsonl")
-    counts = np.asarray(folder.read("base.json")["counts"], dtype=np.float64)
+    counts = load_file(path / BASE_ARRAYS)["counts"]
     labels = evaluation[TUNED].get("confusion", {}).get("labels", [])
     end = [row for row in folder.read_rows("metrics.jsonl") if row.get("kind") == "finished"][-1]
     facts = {

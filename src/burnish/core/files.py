@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,20 @@ from typing import Any
 from burnish.core.errors import UserError
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes | Iterable[str]) -> None:
     """Write ``content`` beside ``path``, flush it to the disk and rename it into place.
 
     A reader sees the old file or the new one, never a part. A full disk or a read-only folder raises
-    ``UserError`` and leaves the old file as it was.
+    ``UserError`` and leaves the old file as it was. Texts that come one by one are written as they come.
     """
-    data = encoded(content) if isinstance(content, str) else content
+    parts: Iterable[str | bytes] = (content,) if isinstance(content, (str, bytes)) else content
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(encoded(part) if isinstance(part, str) else part)
                 file.flush()
                 os.fsync(file.fileno())
             make_readable(Path(temporary))
@@ -68,13 +69,17 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a JSONL file that ``append_line`` wrote; a half-written last line is left out."""
-    rows: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").split("\n"):  # `splitlines` would also cut at U+2028 inside a text
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    return list(iter_lines(path))
+
+
+def iter_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of ``read_lines``, one at a time."""
+    with path.open(encoding="utf-8", newline="\n") as file:  # other ends of lines, U+2028 too, stand inside texts
+        for line in file:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue
 
 
 def finite(value: Any) -> Any:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +26,9 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.files import make_readable, sha256
 from burnish.core.findings import Finding
-from burnish.core.paths import cache_folder
 from burnish.data.config import DataConfig
 from burnish.data.example import Example
+from burnish.data.kept import Codec, JsonRows, home
 from burnish.data.streams import SPLITS, Opened
 from burnish.data.table import TokenTable
 from burnish.data.writer import COLUMNS, assembled, mapped
@@ -38,6 +38,10 @@ KEPT = 8
 _RECORD, _CONTENT = "burnish.json", "prepared.json"
 _LIBRARIES = ("transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 _ABANDONED = 86400.0
+EXAMPLE = "example"
+"""In the names of their files."""
+EXAMPLES: Codec[Example] = Codec(Example.to_json, Example.of_json, exact=True)
+"""How held-out examples lie on the disk. One that would come back as another is held in memory, and nothing is kept."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Stored:
 
     Attributes:
         tables: The tables of all splits, each with the numbers of its rows.
-        examples: The examples of validation and test.
+        examples: The examples of validation and test, and those that augmentation has added.
         findings: What there was to say.
         summary: All of it as JSON.
         labels: The names of the classes, of a classification.
@@ -57,11 +61,6 @@ class Stored:
     findings: Sequence[Finding]
     summary: dict[str, Any]
     labels: tuple[str, ...] = ()
-
-
-def home() -> Path:
-    """The folder of all prepared data sets."""
-    return cache_folder() / "rows"
 
 
 def key_of(
@@ -144,36 +143,44 @@ def _read(folder: Path) -> Stored:
         lengths = content["lengths"][split]
         arrays = {name: mapped(folder / f"{split}.{name}", dtype, lengths[name]) for name, dtype in COLUMNS.items()}
         tables[split] = assembled(arrays, tuple(content["files"]))
-    examples = {split: [_example(values) for values in rows] for split, rows in content["examples"].items()}
+    examples: dict[str, Sequence[Example]] = {
+        split: JsonRows.open(folder, f"{split}.{EXAMPLE}", lengths, EXAMPLES)
+        for split, lengths in content["examples"].items()
+    }
+    if content["new"] is not None:
+        examples["augmented"] = [Example.of_json(values) for values in content["new"]]
     return Stored(
         tables, examples, [Finding(**f) for f in content["findings"]], content["summary"], tuple(content["labels"])
     )
 
 
 def keep(stored: Stored, partial: Path, key: str) -> bool:
-    """Keep a prepared data set whose tables lie in ``partial``; False if its held-out rows cannot be written as JSON.
+    """Keep a prepared data set whose tables lie in ``partial``; False if its examples cannot be written as JSON.
 
     Raises:
         OSError: The disk is full, or the folder cannot be written.
     """
-    examples = {split: [asdict(e) for e in rows] for split, rows in stored.examples.items()}
+    written = {split: rows for split, rows in stored.examples.items() if isinstance(rows, JsonRows)}
+    new = stored.examples.get("augmented")
     content = {
         "files": stored.tables["train"][0].ids.files,
         "lengths": {
             split: {name: _length(table, numbers, name) for name in COLUMNS}
             for split, (table, numbers) in stored.tables.items()
         },
-        "examples": examples,
+        "examples": {split: rows.lengths for split, rows in written.items()},
+        "new": None if new is None else [example.to_json() for example in new],
         "findings": [finding.to_json() for finding in stored.findings],
         "summary": stored.summary,
         "labels": stored.labels,
     }
+    if any(rows.held for rows in written.values()):
+        return False
     try:
         text = json.dumps(content)  # half characters, which file names can hold, are escaped
     except (TypeError, ValueError):
         return False
-    again = {split: [_example(values) for values in rows] for split, rows in json.loads(text)["examples"].items()}
-    if again != stored.examples:
+    if new is not None and [Example.of_json(values) for values in json.loads(text)["new"]] != list(new):
         return False
     (partial / _CONTENT).write_text(text, encoding="utf-8")
     record = {"sha256": {path.name: sha256(path) for path in sorted(partial.iterdir())}}
@@ -192,11 +199,6 @@ def keep(stored: Stored, partial: Path, key: str) -> bool:
 def _length(table: TokenTable, numbers: NDArray[np.uint32], name: str) -> int:
     own = {"file": table.ids.file, "line": table.ids.line, "number": numbers}
     return len(own[name] if name in own else getattr(table, name))
-
-
-def _example(values: Mapping[str, Any]) -> Example:
-    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return Example(**given)
 
 
 def _tidy() -> None:

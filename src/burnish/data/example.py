@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,17 @@ class Example:
     items: tuple[str, ...] = ()
     marks: tuple[Any, ...] = ()
     task: str | None = None
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> Example:
+        """What ``to_json`` gave."""
+        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**given)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that are set, for JSON."""
+        named = ((name, getattr(self, name)) for name in self.__slots__)
+        return {name: value for name, value in named if value is not None and value != () and value != {}}
 
     def placed(self, id: str, fields: dict[str, Any], task: str | None = None) -> Example:
         """This example, which was just made and is not shared yet, under its name; a copy of it would take longer."""

@@ -2,16 +2,13 @@
 
 Rows are read from their files in three passes and never held: the first counts them and finds their columns, the second
 keeps two hashes and a name of each, and its label in a classification, from which split, duplicates, leaks and classes
-are settled, the third renders those that stay and appends them to tables. Only the examples of the held-out splits
-remain in memory.
+are settled, the third renders those that stay and appends them to tables. The examples of the held-out splits are kept
+beside the tables, in memory or in files as these are, without the columns that nothing reads any more.
 """
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import chain
@@ -24,13 +21,14 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import UserError
 from burnish.core.findings import Finding
-from burnish.data import cache
+from burnish.data import cache, kept
 from burnish.data import findings as says
 from burnish.data.augmenting import Growth, Method
 from burnish.data.config import DataConfig
 from burnish.data.conversations import Fault
 from burnish.data.example import Example
 from burnish.data.formats import Converted
+from burnish.data.kept import JsonWriter, partial_folder
 from burnish.data.keys import KeyBook, Keys
 from burnish.data.labelled import Classes
 from burnish.data.names import RowNames, split_name
@@ -45,9 +43,6 @@ from burnish.data.tally import Tally
 from burnish.data.tasks import ClassTask, Task, TextTask
 from burnish.data.writer import Shelf, TableWriter
 
-IN_MEMORY = 16 << 20
-"""Bytes of tables that stay in memory. Larger ones are mapped from files, which are kept for the next run."""
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -58,7 +53,7 @@ class Prepared:
         validation: Rows to choose by; empty if none were asked for.
         test: Rows to measure on; empty if none were asked for.
         examples: The examples of each split, one per row of its table and in its order. Those of the training split
-            are read from their files whenever they are asked for.
+            are read from their files whenever they are asked for, those of large held-out splits from the disk.
         findings: What there is to say; one of severity ``stop`` refuses the run (`core.findings.refuse_stops`).
         summary: All of it as JSON, for `data.json`.
         renderer: What made the tokens, for prompts that are to look the same.
@@ -95,7 +90,7 @@ def prepare(
     task: Task | None = None,
     augment: Sequence[Method] = (),
     chunk: int = CHUNK,
-    in_memory: int = IN_MEMORY,
+    in_memory: int | None = None,
 ) -> Prepared:
     """Read, convert, clean, split and render the data of a run. Equal arguments and files give equal tables.
 
@@ -109,7 +104,8 @@ def prepare(
         task: What is learnt, where it is neither.
         augment: What makes new training rows, one for each entry of `data.augment`.
         chunk: Rows that are held at a time; it changes nothing else.
-        in_memory: Bytes of tables that stay in memory; it changes nothing else.
+        in_memory: Bytes of tables and held-out examples that stay in memory, ``kept.IN_MEMORY`` unless it is given; it
+            changes nothing else.
 
     Raises:
         UserError: A source or a row is wrong (all wrong rows at once), or a set is or becomes empty.
@@ -121,8 +117,8 @@ def prepare(
     key = cache.key_of(config, tokenizer, kind, seed, opened, [method.fingerprint() for method in augment])
     stored, notes = cache.find(key) if key else (None, [])
     if stored is None:
-        with _partial_folder() as folder:
-            shelf = Shelf(folder, in_memory)
+        with partial_folder() as folder:
+            shelf = Shelf(folder, kept.IN_MEMORY if in_memory is None else in_memory)
             stored = _Preparation(config, renderer_of, seed, opened, chunk, Growth(augment)).run(shelf)
             if shelf.on_disk and key:
                 cache.keep(stored, folder, key)
@@ -140,22 +136,6 @@ def prepare(
         renderer=renderer_of(stored.labels),
         augmented=new,
     )
-
-
-@contextmanager
-def _partial_folder() -> Iterator[Path]:
-    """A folder for tables that outgrow memory; removed afterwards unless it was renamed: what is mapped stays."""
-    folder = cache.home() / f".{secrets.token_hex(8)}"
-    try:
-        yield folder
-    except OSError as error:
-        raise UserError(
-            f"the token table cannot be written: {error.strerror or error}",
-            where=str(folder),
-            fix="free space there, or set $BURNISH_CACHE to a folder with room",
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _chunks_again(opened: Opened, chunk: int) -> Iterator[Converted]:
@@ -258,7 +238,7 @@ class _Preparation:
         }
         state.findings += task.describe(splits, {name: table for name, (table, _) in tables.items()}, labels)
         summary = self._summary(splits)
-        examples: dict[str, list[Example]] = dict(rendering.held_out)
+        examples: dict[str, Sequence[Example]] = {n: rows.finish() for n, rows in rendering.held_out.items()}
         if self.growth.methods:
             summary["augment"], examples["augmented"] = self.growth.summary(rendering.new), rendering.new
         return cache.Stored(tables, examples, state.findings, summary, labels)
@@ -299,7 +279,9 @@ class _Rendering:
         self.renderer, self.dropped, self.tasks = renderer, state.dropped, tasks
         self.writers: dict[str, TableWriter] = {name: shelf.writer(name) for name in SPLITS}
         self.tallies = {name: Tally() for name in SPLITS}
-        self.held_out: dict[str, list[Example]] = {name: [] for name in SPLITS[1:]}
+        self.held_out = {
+            name: JsonWriter(shelf, f"{name}.{cache.EXAMPLE}", cache.EXAMPLES) for name in SPLITS[1:]
+        }
         self.files: dict[str, int] = {}
         self.bad = {name: BadRows() for name in SPLITS}
         self.new: list[Example] = []
@@ -339,7 +321,8 @@ class _Rendering:
                 self.bad[name].add(_bad_row(example, outcome))
         stay = [examples[place] for place in kept]
         if name in self.held_out:
-            self.held_out[name] += [replace(example, fields={}) for example in stay]
+            bare = [replace(example, fields={}) for example in examples]  # windows of one example share it
+            self.held_out[name].append(bare[place] for place in kept)
         tasks = [example.task for example in stay]
         table = TokenTable.build(RowNames.of((e.id for e in stay), self.files), rows, tasks, self.tasks)
         self.writers[name].append(table, numbers[kept])

@@ -40,8 +40,8 @@ class ReplayRows:
     summary: dict[str, Any]
 
     def may_cut(self, row: int, length: int) -> bool:
-        """Whether something is learnt of a row that is cut to so many tokens; pairs are left whole."""
-        return not self.table.is_seq2seq and bool(self.table.row(row)[1][:length].any())
+        """Whether something is learnt of a row that is cut to so many tokens; pairs and labelled rows are left whole."""
+        return not self.table.is_seq2seq and not self.table.has_head and bool(self.table.row(row)[1][:length].any())
 
 
 def joined(tables: Sequence[TokenTable]) -> TokenTable:
@@ -74,7 +74,7 @@ def collate_replayed(
         layout: As of ``collate``.
         pad_id: Token that fills up.
         decoder_start_id: First token of an encoder-decoder's decoder.
-        tasks: Whether rows of this job name a task; these have none.
+        tasks: Whether rows of this job name a task; those that are replayed have none, but for labelled ones.
     """
     chosen = [int(mix.rows[place]) for place in places]
     lengths = [int(mix.lengths[place]) for place in places]
@@ -86,7 +86,7 @@ def collate_replayed(
     batch["row_ids"] = tuple(chosen)
     batch["source"] = SOURCE
     batch["weights"] = torch.full(batch["labels"].shape, share)
-    if tasks:
+    if tasks and "tasks" not in batch:
         batch["tasks"] = (None,) * len(chosen)
     return batch
 

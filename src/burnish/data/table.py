@@ -208,7 +208,12 @@ class TokenTable:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """[N] tokens of each row, an encoder-decoder's target included."""
-        return np.diff(self.offsets) + np.diff(self.target_offsets)
+        return self.lengths_of(0, len(self))
+
+    def lengths_of(self, start: int, end: int) -> NDArray[np.int64]:
+        """Tokens of the rows of a stretch."""
+        here = slice(start, end + 1)
+        return np.diff(self.offsets[here]) + np.diff(self.target_offsets[here])
 
     @property
     def trained_counts(self) -> NDArray[np.int64]:

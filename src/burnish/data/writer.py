@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,12 @@ COLUMNS: dict[str, np.dtype[Any]] = {
 of its source."""
 
 
+class Writer(Protocol):
+    """Something that grows in memory and can go on in files."""
+
+    def move(self) -> None: ...
+
+
 @dataclass
 class Shelf:
     """Where the tables of one preparation lie: in memory up to ``limit`` bytes, then all of them in ``folder``.
@@ -39,14 +45,20 @@ class Shelf:
     limit: int
     size: int = 0
     on_disk: bool = False
-    writers: list[TableWriter] = field(default_factory=list)
+    writers: list[Writer] = field(default_factory=list)
     files: ExitStack = field(default_factory=ExitStack)
 
     def writer(self, split: str) -> TableWriter:
         """The table of one more split."""
         made = TableWriter(self, split)
-        self.writers.append(made)
+        self.add(made)
         return made
+
+    def add(self, writer: Writer) -> None:
+        """Take something in that grows."""
+        self.writers.append(writer)
+        if self.on_disk:
+            writer.move()
 
     def grow(self, size: int) -> None:
         """Take note of more bytes; move everything to the disk when there are too many."""

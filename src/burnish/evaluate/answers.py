@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 
 from burnish.core.findings import Finding
 from burnish.data.example import Example
+from burnish.data.kept import Codec, JsonWriter, shelved
 from burnish.data.spans import Places, SpanRenderer
 from burnish.evaluate.classes import head_of
-from burnish.evaluate.head_rows import HeadResult, HeadRows, head_passes
+from burnish.evaluate.head_rows import HeadResult, HeadRows, Part, answered, head_passes
 from burnish.evaluate.intervals import Floats
 from burnish.evaluate.loss import Progress, RowLosses, View
 from burnish.evaluate.measures import Columns, Measures, mean_of
@@ -59,6 +61,12 @@ class Found:
         return self.none - self.spans[0].score if self.spans else NOTHING
 
 
+_FOUND: Codec[Found] = Codec(
+    lambda found: [[[s.score, s.first, s.last] for s in found.spans], found.none],
+    lambda values: Found([Span(*one) for one in values[0]], values[1]),
+)
+
+
 def best_spans(starts: Floats, ends: Floats, most_tokens: int, best: int) -> list[Span]:
     """The ``best`` spans by ``start_i + end_j`` with ``i <= j < i + most_tokens``, over all pairs.
 
@@ -81,27 +89,34 @@ def best_spans(starts: Floats, ends: Floats, most_tokens: int, best: int) -> lis
 
 def find_answers(
     view: View, rows: HeadRows, progress: Progress | None = None
-) -> tuple[RowLosses, list[tuple[Example, Places, Found]]]:
-    """Loss of every window, and what was found for each question, with the tokens of its context."""
+) -> tuple[RowLosses, Iterator[list[tuple[Example, Places, Found]]]]:
+    """Loss of every window; what was found for each question, with the tokens of its context, some at a time."""
     renderer, table, settings = rows.renderer, rows.table, head_of(view.loaded).settings
     assert isinstance(renderer, SpanRenderer)
     most, best = int(settings.get("max_answer_tokens", MOST_TOKENS)), int(settings.get("best", BEST))
-    losses = RowLosses.empty(len(table))
-    found: list[Found] = [Found([], 0.0)] * len(table)
-    for one in head_passes(view, table, losses, progress):
-        logits = by_row(one.logits, one.batch).double().cpu().numpy()
-        for place, row in enumerate(one.rows):
-            _, _, begin, end, before = table.numbers(np.asarray([row]))[0].astype(int)
-            here = best_spans(logits[place, begin:end, 0], logits[place, begin:end, 1], most, best)
-            moved = [Span(s.score, s.first + before, s.last + before) for s in here]
-            found[row] = Found(moved, float(logits[place, 0].sum()))
-    groups = rows.groups
-    places = renderer.context_places([example for example, _ in groups])
-    merged = [
-        (example, tokens, merge([found[row] for row in own], best))
-        for (example, own), tokens in zip(groups, places, strict=True)
-    ]
-    return losses, merged
+    losses, order = RowLosses.empty(len(table)), array("q")
+    with shelved() as shelf:
+        found = JsonWriter(shelf, "found", _FOUND)
+        for one in head_passes(view, table, losses, progress):
+            logits = by_row(one.logits, one.batch).double().cpu().numpy()
+            for place, row in enumerate(one.rows):
+                _, _, begin, end, before = table.numbers(np.asarray([row]))[0].astype(int)
+                here = best_spans(logits[place, begin:end, 0], logits[place, begin:end, 1], most, best)
+                moved = [Span(s.score, int(s.first + before), int(s.last + before)) for s in here]
+                found.append([Found(moved, float(logits[place, 0].sum()))])
+            order.extend(one.rows)
+        return losses, _merged(renderer, rows, found.finish(order), best)
+
+
+def _merged(
+    renderer: SpanRenderer, rows: HeadRows, found: Sequence[Found], best: int
+) -> Iterator[list[tuple[Example, Places, Found]]]:
+    for groups in rows.groups():
+        places = renderer.context_places([example for example, _ in groups])
+        yield [
+            (example, tokens, merge([found[row] for row in own], best))
+            for (example, own), tokens in zip(groups, places, strict=True)
+        ]
 
 
 def merge(parts: Sequence[Found], best: int) -> Found:
@@ -146,19 +161,31 @@ def score_answers(view: View, rows: HeadRows, progress: Progress | None = None) 
     """Loss of every window, and the answer to every question."""
     settings = head_of(view.loaded).settings
     losses, found = find_answers(view, rows, progress)
-    columns: dict[str, list[float]] = {name: [] for name in ("exact", "f1", "given", "gap", "plain_f1")}
-    answers = []
-    for example, tokens, one in found:
-        answer = answer_of(example, tokens, one, settings)
-        exact, f1 = best_of(answer["predicted"], example.items)
-        plain = answer_of(example, tokens, one, {**settings, "no_answer": False})["predicted"]
-        values = (exact, f1, float(bool(example.items)), one.gap, best_of(plain, example.items)[1])
-        for name, value in zip(columns, values, strict=True):
-            columns[name].append(value)
-        answers.append({**answer, "right": bool(exact)})
-    examples = [example for example, _, _ in found]
-    targets = [" / ".join(dict.fromkeys(e.items)) or "(no answer)" for e in examples]
-    return losses, HeadResult.of(rows.renderer.task, examples, columns, answers, targets)
+
+    def parts() -> Iterator[Part]:
+        for some in found:
+            told = [_judged(*one, settings) for one in some]
+            yield {name: [columns[name] for columns, _ in told] for name in told[0][0]}, [row for _, row in told]
+
+    return losses, HeadResult.of(rows.renderer.task, parts())
+
+
+def _judged(
+    example: Example, tokens: Places, one: Found, settings: Mapping[str, Any]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What the measures need of one question, and its row."""
+    answer = answer_of(example, tokens, one, settings)
+    exact, f1 = best_of(answer["predicted"], example.items)
+    plain = answer_of(example, tokens, one, {**settings, "no_answer": False})["predicted"]
+    columns = {
+        "exact": exact,
+        "f1": f1,
+        "given": float(bool(example.items)),
+        "gap": one.gap,
+        "plain_f1": best_of(plain, example.items)[1],
+    }
+    target = " / ".join(dict.fromkeys(example.items)) or "(no answer)"
+    return columns, answered(example, {**answer, "right": bool(exact)}, target)
 
 
 def span_tables(columns: Columns, labels: tuple[str, ...]) -> dict[str, Any]:

@@ -26,17 +26,18 @@ def by_task(found: Evaluation) -> dict[str, Evaluation]:
     parts = {}
     for task in dict.fromkeys(found.class_tasks):
         classes = numbers_of(found.class_tasks, task)
-        place = {number: own for own, number in enumerate(classes)}
-        rows = [row for row, number in enumerate(found.truth) if number in place]
-        if not rows:
+        place = np.full(len(found.class_tasks), -1)
+        place[classes] = np.arange(len(classes))
+        rows = np.flatnonzero(place[found.truth] >= 0)
+        if not len(rows):
             continue
         block = found.classified.confusion[np.ix_(classes, classes)]
         parts[task] = replace(
             found,
             losses=RowLosses(found.losses.totals[rows], found.losses.counts[rows]),
             classified=Classified(tuple(parted(found.classified.labels[k])[1] for k in classes), block),
-            scores=found.scores[np.ix_(rows, classes)],
-            truth=[place[found.truth[row]] for row in rows],
+            scores=found.scores[np.ix_(rows, np.asarray(classes))],
+            truth=place[found.truth[rows]],
             class_tasks=(),
         )
     return parts
@@ -70,7 +71,8 @@ def majority_of_tasks(train: TokenTable, split: Split) -> dict[str, Any]:
     tasks = tasks_of_classes(split.choices)
     counts = np.bincount(train.labels, minlength=len(split.choices))
     top = {task: int(max(numbers_of(tasks, task), key=lambda k: counts[k])) for task in dict.fromkeys(tasks)}
-    counted = Classified.count(split.choices, split.true, [top[tasks[number]] for number in split.true])
+    said = np.asarray([top[task] for task in tasks])[split.true]
+    counted = Classified.count(split.choices, split.true, said)
     named = ", ".join(split.choices[number] for number in top.values())
     return {"label": named, "accuracy": counted.accuracy, "macro_f1": counted.macro_f1}
 
@@ -78,5 +80,5 @@ def majority_of_tasks(train: TokenTable, split: Split) -> dict[str, Any]:
 def _majority(part: Evaluation, counts: NDArray[np.integer]) -> dict[str, Any]:
     assert part.classified is not None
     labels, top = part.classified.labels, int(counts.argmax())
-    counted = Classified.count(labels, part.truth, [top] * len(part.truth))
+    counted = Classified.count(labels, part.truth, np.full(len(part.truth), top))
     return {"label": labels[top], "accuracy": counted.accuracy, "macro_f1": counted.macro_f1}

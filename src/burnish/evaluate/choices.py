@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from functools import partial
+from itertools import islice, takewhile
 
 import numpy as np
 import torch
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 
 from burnish.core.errors import UserError
 from burnish.data.example import Example
+from burnish.data.kept import Codec, JsonWriter, shelved
 from burnish.data.render import Rendered, Renderer
+from burnish.data.streams import CHUNK
 from burnish.data.table import TokenTable
-from burnish.evaluate.loss import Progress, RowLosses, View, passes, row_losses
+from burnish.evaluate.loss import WINDOW, Progress, RowLosses, View, passes, row_losses
 
 Scores = NDArray[np.float64]
+Numbers = NDArray[np.int64]
 HEAD_ROWS = 64
 """Rows whose logits exist at a time: 64 x 50,000 x 4 bytes are 13 MB."""
 
@@ -38,31 +42,70 @@ class Question:
     task: str | None = None
 
 
-def true_choices(examples: Sequence[Example], choices: Sequence[str]) -> list[int]:
-    """The class of every row: the choice that its target equals, but for white space around it.
+_QUESTIONS: Codec[Question] = Codec(
+    lambda q: [q.prompt, q.answers, q.true, q.task], lambda values: Question(*values), exact=True
+)
+
+
+def true_choices(examples: Iterable[Example], choices: Sequence[str]) -> Numbers:
+    """[N] the class of every row: the choice that its target equals, but for white space around it.
 
     Raises:
-        UserError: A target is none of the choices; all such values are named.
+        UserError: A target is none of the choices; their number, the first such row and one such value are named.
     """
     places = {choice: i for i, choice in enumerate(choices)}
-    unknown = [e for e in examples if e.target_text.strip() not in places]
+    found, unknown, first, value = list[Numbers](), 0, "", ""
+    for some in in_chunks(examples):
+        numbers = np.asarray([places.get(e.target_text.strip(), -1) for e in some], dtype=np.int64)
+        found.append(numbers)
+        for place in np.flatnonzero(numbers < 0).tolist():
+            said = some[place].target_text.strip()[:40]
+            first, value = (first, min(value, said)) if unknown else (some[place].id, said)
+            unknown += 1
     if unknown:
-        values = sorted({e.target_text.strip()[:40] for e in unknown})
         raise UserError(
-            f"{len(unknown)} rows have a target that is none of `evaluate.choices`, such as `{values[0]}`",
-            where=unknown[0].id,
+            f"{unknown} rows have a target that is none of `evaluate.choices`, such as `{value}`",
+            where=first,
             fix="add it to `evaluate.choices`, or mend these rows",
         )
-    return [places[e.target_text.strip()] for e in examples]
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
 
-def questions(examples: Sequence[Example], choices: Sequence[str], renderer: Renderer) -> list[Question]:
+def in_chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Examples some at a time, each read once."""
+    rows = iter(examples)
+    while some := list(islice(rows, CHUNK)):
+        yield some
+
+
+def questions(
+    examples: Iterable[Example], choices: Sequence[str], renderer: Renderer, true: Numbers | None = None
+) -> Sequence[Question]:
     """Every row with every choice in place of its target, rendered as in training.
 
     What all answers begin and end with (the prompt, the end token) does not tell them apart and is not scored, unless
-    one answer would then be empty: `yes` and `yes!` part only at their end, which is scored for them.
+    one answer would then be empty: `yes` and `yes!` part only at their end, which is scored for them. Many questions
+    lie on the disk.
+
+    Args:
+        examples: The rows.
+        choices: The possible targets.
+        renderer: What makes tokens.
+        true: The number of each row's choice, where it is known.
     """
-    true = true_choices(examples, choices)
+    true = true_choices(examples, choices) if true is None else true
+    start = 0
+    with shelved() as shelf:
+        asked = JsonWriter(shelf, "question", _QUESTIONS)
+        for some in in_chunks(examples):
+            asked.append(_asked(some, choices, renderer, true[start : start + len(some)]))
+            start += len(some)
+        return asked.finish()
+
+
+def _asked(
+    examples: Sequence[Example], choices: Sequence[str], renderer: Renderer, true: Numbers
+) -> Iterator[Question]:
     variants = [with_target(e, choice) for e in examples for choice in choices]
     rendered = renderer.render_all(variants)
     bad = next((v.id for v, r in zip(variants, rendered, strict=True) if not isinstance(r, Rendered)), None)
@@ -70,8 +113,9 @@ def questions(examples: Sequence[Example], choices: Sequence[str], renderer: Ren
         raise UserError("a row cannot be rendered with every choice", where=bad, fix="raise `data.render.max_length`")
     rows = [r for r in rendered if isinstance(r, Rendered)]
     k = len(choices)
-    asked = [_question(rows[i * k : (i + 1) * k], true[i]) for i in range(len(examples))]
-    return [replace(q, task=e.task) if e.task is not None else q for q, e in zip(asked, examples, strict=True)]
+    for i, example in enumerate(examples):
+        question = _question(rows[i * k : (i + 1) * k], int(true[i]))
+        yield replace(question, task=example.task) if example.task is not None else question
 
 
 def with_target(example: Example, choice: str) -> Example:
@@ -149,28 +193,39 @@ def one_pass_is_enough(view: View, table: TokenTable, asked: Sequence[Question])
 def _one_pass(
     view: View, table: TokenTable, asked: Sequence[Question], progress: Progress | None
 ) -> tuple[RowLosses, Scores]:
-    tokens_NK = torch.tensor([[a[0] for a in q.answers] for q in asked])
-    losses, scores = RowLosses.empty(len(table)), np.zeros(tuple(tokens_NK.shape))
+    losses, scores = RowLosses.empty(len(table)), np.zeros((len(table), len(asked[0].answers)))
     for one in passes(view, table, progress):
         losses.add(one)
-        places = one.starts + torch.tensor([len(asked[row].prompt) - 1 for row in one.rows])
+        here = [asked[row] for row in one.rows]
+        tokens_NK = torch.tensor([[answer[0] for answer in q.answers] for q in here])
+        places = one.starts + torch.tensor([len(q.prompt) - 1 for q in here])
         hidden = one.hidden.flatten(0, 1)[places.to(one.hidden.device)]
         for start in range(0, len(one.rows), HEAD_ROWS):
-            chosen = one.rows[start : start + HEAD_ROWS]
-            logs = torch.log_softmax(one.head(hidden[start : start + HEAD_ROWS]).float(), dim=-1).cpu()
-            scores[chosen] = logs.gather(1, tokens_NK[chosen]).double().numpy()
+            part = slice(start, start + HEAD_ROWS)
+            logs = torch.log_softmax(one.head(hidden[part]).float(), dim=-1).cpu()
+            scores[one.rows[part]] = logs.gather(1, tokens_NK[part]).double().numpy()
     return losses, scores
 
 
 def _pass_each(view: View, asked: Sequence[Question], progress: Progress | None) -> Scores:
+    """[N, K] a forward pass for every answer; the rows for them exist for a window of questions at a time."""
     width = len(asked[0].answers)
     build = _pair if view.loaded.kind == "seq2seq" else _row
-    rows = [build(q.prompt, answer) for q in asked for answer in q.answers]
-    tasks = [q.task for q in asked for _ in q.answers]
-    names = tuple(sorted({task for task in tasks if task is not None}))
-    table = TokenTable.build([str(i) for i in range(len(rows))], rows, tasks, names)
-    report = (lambda done: progress(done // width)) if progress else None
-    return -row_losses(view, table, report).totals.reshape(len(asked), width)
+    scores = np.zeros((len(asked), width))
+    step = max(1, WINDOW // width)
+    for start in range(0, len(asked), step):
+        some = asked[start : start + step]
+        rows = [build(q.prompt, answer) for q in some for answer in q.answers]
+        tasks = [q.task for q in some for _ in q.answers]
+        names = tuple(sorted({task for task in tasks if task is not None}))
+        table = TokenTable.build([str(i) for i in range(len(rows))], rows, tasks, names)
+        report = partial(_report, progress, start, width) if progress else None
+        scores[start : start + step] = -row_losses(view, table, report).totals.reshape(len(some), width)
+    return scores
+
+
+def _report(progress: Progress, start: int, width: int, done: int) -> None:
+    progress(start + done // width)
 
 
 def _row(prompt: list[int], answer: list[int]) -> Rendered:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from burnish.core.task_labels import class_name, numbers_of
 from burnish.evaluate.intervals import Counts, Floats, bootstrap_confusion, mcnemar, wilson
@@ -25,7 +26,7 @@ class Classified:
     confusion: Counts
 
     @classmethod
-    def count(cls, labels: Sequence[str], true: Sequence[int], predicted: Sequence[int]) -> Classified:
+    def count(cls, labels: Sequence[str], true: ArrayLike, predicted: ArrayLike) -> Classified:
         """Count pairs of true and predicted class numbers."""
         confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
         np.add.at(confusion, (np.asarray(true, dtype=np.int64), np.asarray(predicted, dtype=np.int64)), 1)
@@ -105,7 +106,7 @@ def task_values(classified: Classified, class_tasks: Sequence[str]) -> dict[str,
     return found
 
 
-def compare_classified(base_right: Sequence[bool], tuned_right: Sequence[bool]) -> dict[str, float]:
+def compare_classified(base_right: ArrayLike, tuned_right: ArrayLike) -> dict[str, float]:
     """Accuracy of tuned minus base on the same rows, with McNemar's exact p-value."""
     base, tuned = np.asarray(base_right, dtype=bool), np.asarray(tuned_right, dtype=bool)
     lost, won = int((base & ~tuned).sum()), int((~base & tuned).sum())

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from burnish.core.types import Batch
 from burnish.data.example import Example
+from burnish.data.kept import JsonWriter, shelved
 from burnish.data.labelled import LabelledRenderer
+from burnish.data.streams import CHUNK
 from burnish.data.table import TokenTable
 from burnish.evaluate.classes import head_of
 from burnish.evaluate.intervals import Floats
 from burnish.evaluate.loss import Progress, RowLosses, View
 from burnish.models.classifier import class_logits
 from burnish.ops.units import UNIT_LOSSES
+
+
+Part = tuple[Mapping[str, Any], Iterable[dict[str, Any]]]
+"""Some examples of a result: their part of every column, and their rows."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +44,30 @@ class HeadRows:
     examples: Sequence[Example]
     renderer: LabelledRenderer
 
-    @property
-    def groups(self) -> list[tuple[Example, range]]:
-        """Each example once, with its rows."""
-        found: list[tuple[Example, range]] = []
-        for i, example in enumerate(self.examples):
-            if found and found[-1][0].id == example.id:
-                found[-1] = (example, range(found[-1][1].start, i + 1))
-            else:
-                found.append((example, range(i, i + 1)))
-        return found
+    @cached_property
+    def borders(self) -> NDArray[np.int64]:
+        """[G + 1] the first row of each of the G examples."""
+        file, line = self.table.ids.file, self.table.ids.line
+        new = np.flatnonzero((file[1:] != file[:-1]) | (line[1:] != line[:-1])) + 1
+        return np.concatenate([[0], new, [len(file)]]).astype(np.int64) if len(file) else np.zeros(1, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.borders) - 1
+
+    def chunks(self) -> Iterator[tuple[list[Example], slice]]:
+        """The examples some at a time, with their rows, where each has one."""
+        for some in self.groups():
+            yield [example for example, _ in some], slice(some[0][1].start, some[-1][1].stop)
+
+    def groups(self) -> Iterator[list[tuple[Example, range]]]:
+        """Each example once, with its rows; some at a time."""
+        examples, place = iter(self.examples), 0
+        for first in range(0, len(self), CHUNK):
+            some = []
+            for start, end in pairwise(self.borders[first : first + CHUNK + 1].tolist()):
+                some.append((next(islice(examples, start - place, None)), range(start, end)))
+                place = start + 1
+            yield some
 
 
 @dataclass(frozen=True)
@@ -54,47 +77,31 @@ class HeadResult:
     Attributes:
         task: The head's task.
         columns: What the measures are made of, one entry an example.
-        answers: The answer to each example, as JSON values.
-        targets: What would have been right, as text.
-        prompts: What each example gave.
-        ids: Their names.
+        rows: Of each example its ``id``, its ``prompt``, the ``target`` that would have been right, as text, and the
+            ``answer`` as JSON values. Many of them lie on the disk.
     """
 
     task: str
     columns: dict[str, Floats]
-    answers: list[dict[str, Any]]
-    targets: list[str]
-    prompts: list[str]
-    ids: list[str]
+    rows: Sequence[dict[str, Any]]
 
     @classmethod
-    def of(
-        cls,
-        task: str,
-        examples: Sequence[Example],
-        columns: dict[str, Any],
-        answers: list[dict[str, Any]],
-        targets: Sequence[str] | None = None,
-    ) -> HeadResult:
-        """Of one answer to each example."""
-        return cls(
-            task,
-            {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()},
-            answers,
-            list(targets) if targets is not None else [e.target_text for e in examples],
-            [e.prompt_text for e in examples],
-            [e.id for e in examples],
-        )
+    def of(cls, task: str, parts: Iterable[Part]) -> HeadResult:
+        """Of answers that come some at a time, with their part of every column."""
+        columns: dict[str, list[Floats]] = {}
+        with shelved() as shelf:
+            rows = JsonWriter[dict[str, Any]](shelf, "answer")
+            for values, answered in parts:
+                for name, column in values.items():
+                    columns.setdefault(name, []).append(np.asarray(column, dtype=np.float64))
+                rows.append(answered)
+            return cls(task, {name: np.concatenate(column) for name, column in columns.items()}, rows.finish())
 
-    def to_json(self) -> dict[str, Any]:
-        """All of it, to be read again by ``HeadResult.read``."""
-        return {**vars(self), "columns": {name: column.tolist() for name, column in self.columns.items()}}
 
-    @classmethod
-    def read(cls, values: dict[str, Any]) -> HeadResult:
-        """What ``to_json`` gave."""
-        columns = {name: np.asarray(column, dtype=np.float64) for name, column in values["columns"].items()}
-        return cls(**{**values, "columns": columns})
+def answered(example: Example, answer: dict[str, Any], target: str, prompt: str | None = None) -> dict[str, Any]:
+    """One of the ``rows`` of a result."""
+    given = example.prompt_text if prompt is None else prompt
+    return {"id": example.id, "prompt": given, "target": target, "answer": answer}
 
 
 @dataclass(frozen=True)

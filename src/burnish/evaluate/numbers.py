@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from burnish.core.findings import Finding
+from burnish.data.example import Example
 from burnish.data.valued import ScoredRenderer
 from burnish.evaluate.classes import head_of
-from burnish.evaluate.head_rows import HeadResult, HeadRows, all_logits, head_passes
+from burnish.evaluate.head_rows import HeadResult, HeadRows, Part, all_logits, answered, head_passes
 from burnish.evaluate.intervals import Floats
 from burnish.evaluate.loss import Progress, RowLosses, View
 from burnish.evaluate.measures import Columns, Measures, class_rows, mean_of, share
@@ -83,19 +83,31 @@ def score_several(view: View, rows: HeadRows, progress: Progress | None = None) 
     losses, logits = all_logits(view, rows, progress)
     labels = rows.renderer.labels
     probabilities = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
-    said = probabilities >= thresholds_of(head_of(view.loaded).settings, len(labels))
-    true = rows.table.numbers(np.arange(len(rows.table)))
-    answers = [
-        {
-            "predicted": ", ".join(label for label, on in zip(labels, row, strict=True) if on) or "(none)",
-            "probabilities": {label: float(p) for label, p in zip(labels, shares, strict=True)},
-            "right": bool((row == (wanted > 0)).all()),
-        }
-        for row, shares, wanted in zip(said, probabilities, true, strict=True)
-    ]
-    targets = [", ".join(n for n, v in zip(labels, row, strict=True) if v) or "(none)" for row in true]
-    columns = {"said": said, "true": true, "probability": probabilities}
-    return losses, HeadResult.of(rows.renderer.task, rows.examples, columns, answers, targets)
+    limits = thresholds_of(head_of(view.loaded).settings, len(labels))
+
+    def parts() -> Iterator[Part]:
+        for some, here in rows.chunks():
+            shares, true = probabilities[here], rows.table.numbers(np.arange(here.start, here.stop))
+            said = shares >= limits
+            answers = [
+                answered(
+                    example,
+                    {
+                        "predicted": _listed(labels, row),
+                        "probabilities": {label: float(p) for label, p in zip(labels, own, strict=True)},
+                        "right": bool((row == (wanted > 0)).all()),
+                    },
+                    _listed(labels, wanted),
+                )
+                for example, row, own, wanted in zip(some, said, shares, true, strict=True)
+            ]
+            yield {"said": said, "true": true, "probability": shares}, answers
+
+    return losses, HeadResult.of(rows.renderer.task, parts())
+
+
+def _listed(labels: Sequence[str], chosen: Sequence[Any]) -> str:
+    return ", ".join(label for label, on in zip(labels, chosen, strict=True) if on) or "(none)"
 
 
 def several_tables(columns: Columns, labels: tuple[str, ...]) -> dict[str, Any]:
@@ -142,10 +154,17 @@ def score_scores(view: View, rows: HeadRows, progress: Progress | None = None) -
     renderer = rows.renderer
     assert isinstance(renderer, ScoredRenderer)
     losses, logits = all_logits(view, rows, progress)
-    said = logits[:, 0] * renderer.deviation + renderer.mean
-    true = np.asarray([float(e.label) for e in rows.examples])
-    answers = [{"predicted": f"{value:.4g}", "value": float(value), "right": None} for value in said]
-    return losses, HeadResult.of(rows.renderer.task, rows.examples, {"said": said, "true": true}, answers)
+    scores = logits[:, 0] * renderer.deviation + renderer.mean
+
+    def parts() -> Iterator[Part]:
+        for some, here in rows.chunks():
+            answers = [
+                answered(e, {"predicted": f"{value:.4g}", "value": float(value), "right": None}, e.target_text)
+                for e, value in zip(some, scores[here], strict=True)
+            ]
+            yield {"said": scores[here], "true": [float(e.label) for e in some]}, answers
+
+    return losses, HeadResult.of(rows.renderer.task, parts())
 
 
 def score_pairs(view: View, rows: HeadRows, progress: Progress | None = None) -> tuple[RowLosses, HeadResult]:
@@ -155,16 +174,22 @@ def score_pairs(view: View, rows: HeadRows, progress: Progress | None = None) ->
     for one in head_passes(view, rows.table, losses, progress):
         both[one.rows] = one.logits[:, 0].reshape(2, -1).T.double().cpu().numpy()
     margins = both[:, 0] - both[:, 1]
-    answers = [
-        {
-            "predicted": "chosen" if margin > 0 else "rejected",
-            "chosen": float(pair[0]),
-            "rejected": float(pair[1]),
-            "probability": float(1 / (1 + np.exp(-min(500.0, abs(margin))))),
-            "right": bool(margin > 0),
-        }
-        for pair, margin in zip(both, margins, strict=True)
-    ]
-    prompts = [f"{e.prompt or ''}\nchosen: {e.pair}\nrejected: {e.completion}".strip() for e in rows.examples]
-    result = HeadResult.of(rows.renderer.task, rows.examples, {"margin": margins}, answers, ["chosen"] * len(answers))
-    return losses, replace(result, prompts=prompts)
+
+    def parts() -> Iterator[Part]:
+        for some, here in rows.chunks():
+            told = zip(some, both[here], margins[here], strict=True)
+            yield {"margin": margins[here]}, [_preferred(example, pair, margin) for example, pair, margin in told]
+
+    return losses, HeadResult.of(rows.renderer.task, parts())
+
+
+def _preferred(example: Example, pair: Floats, margin: float) -> dict[str, Any]:
+    answer = {
+        "predicted": "chosen" if margin > 0 else "rejected",
+        "chosen": float(pair[0]),
+        "rejected": float(pair[1]),
+        "probability": float(1 / (1 + np.exp(-min(500.0, abs(margin))))),
+        "right": bool(margin > 0),
+    }
+    prompt = f"{example.prompt or ''}\nchosen: {example.pair}\nrejected: {example.completion}".strip()
+    return answered(example, answer, "chosen", prompt)

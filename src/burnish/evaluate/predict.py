@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -150,10 +151,10 @@ def _entities(loaded: Loaded, texts: Texts, pairs: Pairs) -> Answers:
     named = [
         words_example([w.group() for w in found], renderer, f"text {i}") for i, found in enumerate(words, 1) if found
     ]
-    tagged = iter(tag_words(_view(loaded), _rows(renderer, named))[1]) if named else iter(())
+    tagged = chain.from_iterable(tag_words(_view(loaded), _rows(renderer, named))[1]) if named else iter(())
     said = []
     for text, places in zip(texts, words, strict=True):
-        tags, shares = next(tagged) if places else ([], [])
+        _, tags, shares = next(tagged) if places else (None, [], [])
         found = []
         for entity in entities(tags):
             start, end = places[entity.start].start(), places[entity.end - 1].end()
@@ -172,7 +173,7 @@ def _answer(loaded: Loaded, texts: Texts, pairs: Pairs) -> Answers:
     renderer = SpanRenderer(loaded.tokenizer, _settings(loaded), (*head.labels, NONE))
     _, found = find_answers(_view(loaded), _rows(renderer, _plain(texts, pairs)))
     said = []
-    for example, tokens, one in found:
+    for example, tokens, one in chain.from_iterable(found):
         answer = answer_of(example, tokens, one, head.settings)
         said.append({"answer": answer["text"], **{k: answer[k] for k in ("start", "end", "probability", "best")}})
     return said

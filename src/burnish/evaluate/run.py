@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from burnish.data.labelled import LabelledRenderer
 from burnish.data.own_classes import OwnClassesRenderer
 from burnish.data.render import Renderer
 from burnish.data.table import TokenTable
-from burnish.evaluate.choices import Question, Scores, questions, score_rows, work
+from burnish.evaluate.choices import Numbers, Question, Scores, questions, score_rows, true_choices, work
 from burnish.evaluate.classes import score_classes
 from burnish.evaluate.classification import Classified, compare_classified, task_values
 from burnish.evaluate.config import EvaluateConfig
@@ -36,6 +36,10 @@ ACROSS_TASKS = ("mcc", "roc_auc", "pr_auc")
 which would raise them: they are given task by task only."""
 
 
+def _no_numbers() -> Numbers:
+    return np.zeros(0, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Split:
     """Held-out rows, ready to be scored.
@@ -46,7 +50,7 @@ class Split:
         examples: The same rows as examples.
         asked: The rows as questions, where the recipe names choices.
         choices: Names of the possible answers: the recipe's choices, or the classes of a classification.
-        true: Number of each row's true answer; empty without choices.
+        true: [N] number of each row's true answer; empty without choices.
         rows: The same rows for a head that gives more than one class a row; else None.
         class_tasks: The task of each choice, where tasks have classes of their own.
     """
@@ -56,7 +60,7 @@ class Split:
     examples: Sequence[Example]
     asked: Sequence[Question] = ()
     choices: tuple[str, ...] = ()
-    true: Sequence[int] = ()
+    true: Numbers = field(default_factory=_no_numbers)
     rows: HeadRows | None = None
     class_tasks: tuple[str, ...] = ()
 
@@ -73,9 +77,12 @@ class Split:
             return cls(name, table, examples, rows=HeadRows(table, examples, renderer))
         if isinstance(renderer, LabelledRenderer):
             own = renderer.class_tasks if isinstance(renderer, OwnClassesRenderer) else ()
-            return cls(name, table, examples, (), renderer.labels, table.labels.tolist(), class_tasks=own)
-        asked = questions(examples, config.choices, renderer) if config.choices else ()
-        return cls(name, table, examples, asked, config.choices, [q.true for q in asked])
+            return cls(name, table, examples, (), renderer.labels, table.labels, class_tasks=own)
+        if not config.choices:
+            return cls(name, table, examples)
+        true = true_choices(examples, config.choices)
+        asked = questions(examples, config.choices, renderer, true)
+        return cls(name, table, examples, asked, config.choices, true)
 
     @property
     def head(self) -> HeadScoring | None:
@@ -92,12 +99,12 @@ class Split:
     @property
     def questions(self) -> int:
         """How many examples there are; windows of one are counted once."""
-        return len(self.rows.groups) if self.rows else len(self.table)
+        return len(self.rows) if self.rows else len(self.table)
 
     def subset(self, rows: Sequence[int]) -> Split:
         """Some of the rows, in the order given."""
         asked = [self.asked[r] for r in rows] if self.asked else ()
-        true = [self.true[r] for r in rows] if self.choices else ()
+        true = self.true[list(rows)] if self.choices else self.true
         return replace(
             self, table=self.table.take(rows), examples=[self.examples[r] for r in rows], asked=asked, true=true
         )
@@ -127,7 +134,7 @@ class Evaluation:
         seed: Seed of the intervals.
         unit: What the loss is a mean over: trained tokens, rows, or what the head says.
         result: What the head answered, where it gives more than one class a row.
-        truth: Number of each row's true answer, with choices.
+        truth: [N] number of each row's true answer, with choices.
         class_tasks: The task of each choice, where tasks have classes of their own.
     """
 
@@ -141,7 +148,7 @@ class Evaluation:
     unit: Unit = "token"
     result: HeadResult | None = None
     labels: tuple[str, ...] = ()
-    truth: Sequence[int] = ()
+    truth: Numbers = field(default_factory=_no_numbers)
     class_tasks: tuple[str, ...] = ()
 
     def values(self) -> dict[str, float]:
@@ -199,7 +206,7 @@ def evaluate(
     classified = None
     if split.choices:
         predicted = scores.argmax(1)  # the first of equals
-        classified = Classified.count(split.choices, split.true, predicted.tolist())
+        classified = Classified.count(split.choices, split.true, predicted)
     answers: list[Generation] = []
     text: dict[str, dict[str, float]] = {}
     if config.metrics:
@@ -225,8 +232,7 @@ def compare(base: Evaluation, tuned: Evaluation) -> dict[str, dict[str, float]]:
         measures = HEADS[base.result.task].measures
         result |= differences(base.result.columns, tuned.result.columns, measures, base.seed)
     if base.classified:
-        true = np.asarray(base.truth)
-        right = [(e.scores.argmax(1) == true).tolist() for e in (base, tuned)]
+        right = [e.scores.argmax(1) == base.truth for e in (base, tuned)]
         before, after = (probabilities_of(e.scores) for e in (base, tuned))
         paired = paired_differences(before, after, base.truth, base.seed)
         without = {"log_loss"} if base.unit == "row" else set()
@@ -248,25 +254,21 @@ def learnt_nothing(base: Evaluation, tuned: Evaluation) -> bool:
     return bool(np.array_equal(base.losses.totals, tuned.losses.totals))
 
 
-def predictions(split: Split, **models: Evaluation) -> list[dict[str, Any]]:
-    """One row of ``predictions.jsonl`` per held-out row, with the answers and scores of each model."""
-    first = next(iter(models.values()))
-    if first.result:
-        named = zip(first.result.ids, first.result.prompts, first.result.targets, strict=True)
-        answers = [
-            {name: one.result.answers[i] for name, one in models.items() if one.result}
-            for i in range(len(first.result.ids))
-        ]
-        return [{"id": n, "prompt": p, "target": t, **said} for (n, p, t), said in zip(named, answers, strict=True)]
-    rows = []
+def predictions(split: Split, **models: Evaluation) -> Iterator[dict[str, Any]]:
+    """One row of ``predictions.jsonl`` per held-out row, with the answers and scores of each model; one at a time."""
+    results = {name: one.result.rows for name, one in models.items() if one.result}
+    if results:
+        for rows in zip(*results.values(), strict=True):
+            told = {key: rows[0][key] for key in ("id", "prompt", "target")}
+            yield {**told, **{name: row["answer"] for name, row in zip(results, rows, strict=True)}}
+        return
     for i, example in enumerate(split.examples):
         row: dict[str, Any] = {"id": example.id, "prompt": example.prompt_text, "target": example.target_text}
         if split.class_tasks:
             row |= {"target": split.choices[split.true[i]], "task": example.task}
         for name, result in models.items():
             row[name] = _answer(result, i, split.choices)
-        rows.append(row)
-    return rows
+        yield row
 
 
 def _answer(result: Evaluation, row: int, choices: Sequence[str]) -> dict[str, Any]:

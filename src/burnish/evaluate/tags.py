@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from burnish.data.example import Example
+from burnish.data.kept import JsonWriter, shelved
 from burnish.data.tagged import OUTSIDE, TaggedRenderer
 from burnish.evaluate.entities import Entity, counts, entities, kinds
-from burnish.evaluate.head_rows import HeadResult, HeadRows, head_passes
+from burnish.evaluate.head_rows import HeadResult, HeadRows, Part, answered, head_passes
 from burnish.evaluate.loss import Progress, RowLosses, View
 from burnish.evaluate.measures import Columns, Measures, class_rows, share
 from burnish.ops.units import by_row
@@ -37,53 +39,64 @@ def score_tags(view: View, rows: HeadRows, progress: Progress | None = None) -> 
     assert isinstance(renderer, TaggedRenderer)
     losses, tagged = tag_words(view, rows, progress)
     labels = kinds(renderer.labels)
-    names = ("right", "found", "given", "words_right", "words")
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    examples = [example for example, _ in rows.groups]
-    answers, targets = [], []
-    for example, (tags, shares) in zip(examples, tagged, strict=True):
-        true = renderer.tags_of(example)
-        for name, row in zip(names, counts(true, tags, labels), strict=False):
-            columns[name].append(row)
-        columns["words_right"].append(sum(a == b for a, b in zip(true, tags, strict=True)))
-        columns["words"].append(len(true))
-        found = entities(tags)
-        sure = float(np.mean([share_of(e, shares) for e in found])) if found else float(np.mean(shares))
-        answers.append({"predicted": listed(found, example.items), "tags": tags, "right": tags == true})
-        answers[-1]["probability"] = sure
-        targets.append(listed(entities(true), example.items))
-    return losses, HeadResult.of(rows.renderer.task, examples, columns, answers, targets)
+
+    def parts() -> Iterator[Part]:
+        for some in tagged:
+            told = [_tagged(renderer, labels, *one) for one in some]
+            yield {name: [columns[name] for columns, _ in told] for name in told[0][0]}, [row for _, row in told]
+
+    return losses, HeadResult.of(renderer.task, parts())
+
+
+def _tagged(
+    renderer: TaggedRenderer, labels: tuple[str, ...], example: Example, tags: list[str], shares: list[float]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the measures need of one example, and its row."""
+    true = renderer.tags_of(example)
+    columns: dict[str, Any] = dict(zip(("right", "found", "given"), counts(true, tags, labels), strict=True))
+    columns |= {"words_right": sum(a == b for a, b in zip(true, tags, strict=True)), "words": len(true)}
+    found = entities(tags)
+    sure = float(np.mean([share_of(e, shares) for e in found])) if found else float(np.mean(shares))
+    answer = {"predicted": listed(found, example.items), "tags": tags, "right": tags == true, "probability": sure}
+    return columns, answered(example, answer, listed(entities(true), example.items))
+
+
+Tagged = tuple[Example, list[str], list[float]]
+"""An example, the likeliest tag of every word, and its probability."""
 
 
 def tag_words(
     view: View, rows: HeadRows, progress: Progress | None = None
-) -> tuple[RowLosses, list[tuple[list[str], list[float]]]]:
-    """Loss of every row; for each example the likeliest tag of every word, and its probability.
+) -> tuple[RowLosses, Iterator[list[Tagged]]]:
+    """Loss of every row; for each example the likeliest tag of every word and its probability, some at a time.
 
     The first token of a word decides. A word that the tokenizer drops has none and is outside of all entities.
     """
     renderer, table = rows.renderer, rows.table
     assert isinstance(renderer, TaggedRenderer)
-    losses = RowLosses.empty(len(table))
-    best: list[tuple[list[int], list[float]]] = [([], [])] * len(table)
-    for one in head_passes(view, table, losses, progress):
-        shares = torch.softmax(by_row(one.logits, one.batch).double(), dim=-1)
-        values, numbers = (x.cpu().numpy() for x in shares.max(dim=-1))
-        for place, row in enumerate(one.rows):
-            deciding = np.flatnonzero(table.row(row)[1])
-            best[row] = (numbers[place, deciding].tolist(), values[place, deciding].tolist())
-    groups = rows.groups
-    aligned = renderer.align([example for example, _ in groups])
+    losses, order = RowLosses.empty(len(table)), array("q")
+    with shelved() as shelf:
+        best = JsonWriter[list[Any]](shelf, "tag")
+        for one in head_passes(view, table, losses, progress):
+            shares = torch.softmax(by_row(one.logits, one.batch).double(), dim=-1)
+            values, numbers = (x.cpu().numpy() for x in shares.max(dim=-1))
+            deciding = [np.flatnonzero(table.row(row)[1]) for row in one.rows]
+            best.append([numbers[i, at].tolist(), values[i, at].tolist()] for i, at in enumerate(deciding))
+            order.extend(one.rows)
+        return losses, _by_example(renderer, rows, best.finish(order))
+
+
+def _by_example(renderer: TaggedRenderer, rows: HeadRows, best: Sequence[list[Any]]) -> Iterator[list[Tagged]]:
     outside = OUTSIDE if OUTSIDE in renderer.labels else renderer.labels[0]
-    found = []
-    for (example, own), text in zip(groups, aligned, strict=True):
-        tags, sure = [outside] * len(example.items), [1.0] * len(example.items)
-        numbers = [n for row in own for n in best[row][0]]
-        certain = [s for row in own for s in best[row][1]]
-        for word, number, value in zip(text.order, numbers, certain, strict=False):
-            tags[word], sure[word] = renderer.labels[number], value
-        found.append((tags, sure))
-    return losses, found
+    for groups in rows.groups():
+        aligned, found = renderer.align([example for example, _ in groups]), list[Tagged]()
+        for (example, own), text in zip(groups, aligned, strict=True):
+            tags, sure = [outside] * len(example.items), [1.0] * len(example.items)
+            pairs = [pair for row in own for pair in zip(*best[row], strict=True)]
+            for word, (number, value) in zip(text.order, pairs, strict=False):
+                tags[word], sure[word] = renderer.labels[number], value
+            found.append((example, tags, sure))
+        yield found
 
 
 def share_of(entity: Entity, shares: Sequence[float]) -> float:

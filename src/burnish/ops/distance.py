@@ -69,6 +69,49 @@ class _LowRankSquare(torch.autograd.Function):
         return None, *found
 
 
+def descend_matrices_(updates: Sequence[LowRankUpdate], factor: float) -> list[Tensor]:
+    """The parts of ``low_rank_square``, with their gradients times ``factor`` added to what the factors are made of.
+
+    Factors that are trained themselves, as LoRA's are, take the closed form; those that are computed go backward.
+    """
+    plain = [u for u in updates if u.A.is_leaf and u.B.is_leaf]
+    made = [u for u in updates if not (u.A.is_leaf and u.B.is_leaf)]
+    parts = [descend_low_rank_(plain, factor)] if plain else []
+    if made:
+        total = low_rank_square(made)
+        if total.requires_grad:
+            (total * factor).backward()
+        parts.append(total.detach())
+    return parts
+
+
+@torch.no_grad()
+def descend_low_rank_(updates: Sequence[LowRankUpdate], factor: float) -> Tensor:
+    """``low_rank_square`` of trained factors, with its gradient times ``factor`` added to their ``grad``.
+
+    One product a factor that adds to what is there: no gradient of its own is written and read again.
+    """
+    total = torch.zeros((), dtype=updates[0].A.dtype, device=updates[0].A.device)
+    for A, B, scale, rows, columns in updates:
+        flat_A, flat_B = A.detach(), B.detach()
+        weighed_A = flat_A if columns is None else flat_A * columns
+        weighed_B = flat_B if rows is None else flat_B * rows[:, None]
+        own_A, own_B = weighed_A @ flat_A.t(), flat_B.t() @ weighed_B
+        total += scale**2 * torch.dot(own_A.view(-1), own_B.view(-1))
+        if A.requires_grad:
+            _gradient(A).addmm_(own_B, weighed_A, alpha=2 * scale**2 * factor)
+        if B.requires_grad:
+            _gradient(B).addmm_(weighed_B, own_A, alpha=2 * scale**2 * factor)
+    return total
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    """The gradient of something that is trained, zero where nothing reached it yet."""
+    if tensor.grad is None:
+        tensor.grad = torch.zeros_like(tensor)
+    return tensor.grad
+
+
 class WeighedUpdate(NamedTuple):
     """``s B A`` with a weight for every number of it."""
 
@@ -125,6 +168,25 @@ def squared_distance(
     # one by one, so that a gradient is added to its tensor and gone before the next one is made
     parts = [_Distance.apply(t, a, w) for t, a, w in zip(tensors, anchors, weighing, strict=True)]
     return torch.stack(parts).sum()
+
+
+@torch.no_grad()
+def descend_distance_(
+    tensors: Sequence[Tensor], anchors: Sequence[Tensor], factor: float, weights: Sequence[Tensor] | None = None
+) -> Tensor:
+    """``squared_distance`` in one pass, with its gradient times ``factor`` added to the ``grad`` of the tensors."""
+    total = torch.zeros((), dtype=torch.float64, device=tensors[0].device)
+    for tensor, anchor, weighing in zip(tensors, anchors, weights or [None] * len(tensors), strict=True):
+        gradient = _gradient(tensor) if tensor.requires_grad else None
+        flat = gradient.view(-1) if gradient is not None and gradient.is_contiguous() else None
+        for part, difference, pull in _differences(tensor, anchor, weighing):
+            total += torch.dot(difference, pull).double()
+            if flat is not None:
+                flat[part].add_(pull, alpha=2 * factor)
+        if gradient is not None and flat is None:
+            whole = torch.cat([pull for _, _, pull in _differences(tensor, anchor, weighing)])
+            gradient.add_(whole.view_as(tensor), alpha=2 * factor)
+    return total.to(tensors[0].dtype)
 
 
 class _Distance(torch.autograd.Function):

@@ -22,6 +22,8 @@ from burnish.ops.cross_entropy import chunk_rows
 from burnish.ops.distance import (
     LowRankUpdate,
     WeighedUpdate,
+    descend_distance_,
+    descend_matrices_,
     low_rank_square,
     squared_distance,
     weighed_low_rank_square,
@@ -110,12 +112,27 @@ def ewc(config: EWCConfig, subject: Subject) -> Made:
             total = torch.stack(parts).sum() / 2
         return Loss(total, {"penalty": Mean(float(total.detach()), 1.0)})
 
+    def descend(factor: float) -> Tensor:
+        with torch.autocast(subject.device.type, enabled=False):
+            parts = []
+            if matrices and fisher.whole:
+                total = _of_matrices(matrices, fisher)
+                if total.requires_grad:
+                    (total * (factor / 2)).backward()
+                parts.append(total.detach())
+            elif matrices:
+                parts += descend_matrices_(_factored(matrices, fisher), factor / 2)
+            if anchors.parameters:
+                parts.append(descend_distance_(anchors.parameters, anchors.values, factor / 2, fisher.tensors))
+            return torch.stack(parts).sum() / 2
+
     what = (
         f"`ewc` at weight {config.weight:g} holds {held(subject)} near where they begin, by their Fisher "
         f"information on {config.samples} general texts; that takes {megabytes(fisher.numbers)}"
         + (f", copies of the tensors {megabytes(anchors.bytes, 1)}" if anchors.names else "")
     )
-    return Made((Term("ewc", config.weight, one, loss, once=True),), notes=(note("ewc", what),))
+    term = Term("ewc", config.weight, one, loss, once=True, descend=descend)
+    return Made((term,), notes=(note("ewc", what),))
 
 
 def refuse_packed(matrices: Sequence[Matrix]) -> None:
@@ -159,7 +176,11 @@ def _of_matrices(matrices: Sequence[Matrix], fisher: Fisher) -> Tensor:
         return weighed_low_rank_square(
             [WeighedUpdate(*f, scale, w) for (f, scale), w in zip(factors, fisher.whole, strict=True)]
         )
-    return low_rank_square([LowRankUpdate(*f, scale, *s) for (f, scale), s in zip(factors, fisher.sides, strict=True)])
+    return low_rank_square(_factored(matrices, fisher))
+
+
+def _factored(matrices: Sequence[Matrix], fisher: Fisher) -> list[LowRankUpdate]:
+    return [LowRankUpdate(*m.factors(), m.scale, *s) for m, s in zip(matrices, fisher.sides, strict=True)]
 
 
 def estimate(config: EWCConfig, subject: Subject, general: General, factored: bool) -> Fisher:

@@ -6,9 +6,16 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from burnish.core.types import Batch, Context, Loss, Mean, Term
-from burnish.ops.distance import LowRankUpdate, low_rank_square, squared_distance
+from burnish.ops.distance import (
+    LowRankUpdate,
+    descend_distance_,
+    descend_matrices_,
+    low_rank_square,
+    squared_distance,
+)
 from burnish.regularizers.anchors import Anchors
 from burnish.regularizers.base import Made, RegularizerConfig, Subject, held, megabytes, note, one, regularizer
 
@@ -53,8 +60,16 @@ def l2_sp(config: L2SPConfig, subject: Subject) -> Made:
             total = torch.stack(parts).sum()
         return Loss(total, {"distance": Mean(float(total.detach()), 1.0)})
 
+    def descend(factor: float) -> Tensor:
+        with torch.autocast(subject.device.type, enabled=False):
+            parts = descend_matrices_([LowRankUpdate(*m.factors(), m.scale) for m in matrices], factor)
+            if anchors.parameters:
+                parts.append(descend_distance_(anchors.parameters, anchors.values, factor))
+            return torch.stack(parts).sum()
+
     copies = (
         f"copies of them take {megabytes(anchors.bytes, 1)}" if anchors.names else "no copy of any weight is needed"
     )
     what = f"`l2_sp` at weight {config.weight:g} holds {held(subject)} near where they begin; {copies}"
-    return Made((Term("l2_sp", config.weight, one, loss, once=True),), notes=(note("l2_sp", what),))
+    term = Term("l2_sp", config.weight, one, loss, once=True, descend=descend)
+    return Made((term,), notes=(note("l2_sp", what),))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import insort_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,44 +73,51 @@ _VISIBLE = {chr(c): chr(0x2400 + c) for c in range(32) if chr(c) not in "\n\t"} 
 _VISIBLE |= {chr(c): f"[U+{c:04X}]" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
+class _First:
+    """How many rows there are, and the first few of them by a key; those that came first before their equals."""
+
+    def __init__(self, most: int = SHOWN) -> None:
+        self.most, self.total = most, 0
+        self.found: list[tuple[float, Mapping[str, Any]]] = []
+
+    def add(self, key: float, row: Mapping[str, Any]) -> None:
+        self.total += 1
+        insort_right(self.found, (key, row), key=lambda one: one[0])
+        del self.found[self.most :]
+
+    def group(self, title: str, order: str) -> Group:
+        return Group(title, self.total, order, [_answered(row) for _, row in self.found])
+
+
 def answer_groups(run: Run) -> list[Group]:
-    """Answers won and lost; without answers, the rows whose loss fell and rose most."""
-    rows = [row for row in run.predictions if _both(row, "predicted")]
-    if rows and not any(_unjudged(row) for row in rows):
-        return _by_answer(rows)
-    if rows:
-        return [Group("Answers", len(rows), "the first in the file", [_answered(row) for row in rows[: 2 * SHOWN]])]
-    return _by_loss([row for row in run.predictions if _both(row, "loss")])
+    """Answers won and lost; without answers, the rows whose loss fell and rose most. The rows are read once."""
+    answers, won, lost, fell, rose = _First(2 * SHOWN), _First(), _First(), _First(), _First()
+    unjudged = sure = changes = False
+    for row in run.predictions:
+        if _both(row, "predicted"):
+            answers.add(0.0, row)
+            unjudged = unjudged or _unjudged(row)
+            before, after = _right(row, "base"), _right(row, "tuned")
+            if before != after:
+                probability = number(mapping(row["tuned"]).get("probability"))
+                sure = sure or probability is not None
+                (won if after else lost).add(-(probability or 0.0), row)
+        change = _loss_change(row)
+        if change is not None and _both(row, "loss"):
+            changes = True
+            if change:
+                (fell if change < 0 else rose).add(-abs(change), row)
+    if unjudged:
+        return [answers.group("Answers", "the first in the file")]
+    if answers.total:
+        order = "those the tuned model is surest of" if sure else "the first in the file"
+        return [won.group("Wrong before, right after", order), lost.group("Right before, wrong after", order)]
+    order = "those where it changed most"
+    return [fell.group("Loss fell", order), rose.group("Loss rose", order)] if changes else []
 
 
 def _both(row: Mapping[str, Any], key: str) -> bool:
     return all(mapping(row.get(name)).get(key) is not None for name in ("base", "tuned"))
-
-
-def _by_answer(rows: list[dict[str, Any]]) -> list[Group]:
-    won = [row for row in rows if not _right(row, "base") and _right(row, "tuned")]
-    lost = [row for row in rows if _right(row, "base") and not _right(row, "tuned")]
-    sure = any(number(mapping(row["tuned"]).get("probability")) is not None for row in won + lost)
-    order = "those the tuned model is surest of" if sure else "the first in the file"
-    groups = []
-    for title, found in (("Wrong before, right after", won), ("Right before, wrong after", lost)):
-        ranked = sorted(found, key=lambda row: -(number(mapping(row["tuned"]).get("probability")) or 0.0))
-        groups.append(Group(title, len(found), order, [_answered(row) for row in ranked[:SHOWN]]))
-    return groups
-
-
-def _by_loss(rows: list[dict[str, Any]]) -> list[Group]:
-    changes = [(change, row) for row in rows if (change := _loss_change(row)) is not None]
-    kinds: tuple[tuple[str, Callable[[float], bool], int], ...] = (
-        ("Loss fell", lambda change: change < 0, 1),
-        ("Loss rose", lambda change: change > 0, -1),
-    )
-    groups = []
-    for title, belongs, sign in kinds:
-        found = sorted((c for c in changes if belongs(c[0])), key=lambda c: sign * c[0])
-        shown = [_answered(row) for _, row in found[:SHOWN]]
-        groups.append(Group(title, len(found), "those where it changed most", shown))
-    return groups if changes else []
 
 
 def _loss_change(row: Mapping[str, Any]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from burnish.core.errors import UserError
-from burnish.core.files import read_lines
+from burnish.core.files import iter_lines, read_lines
 from burnish.report.numbers import number
 
 FILES = ("recipe.yaml", "model.json", "data.json", "metrics.jsonl", "evaluation.json")
@@ -42,7 +42,7 @@ class Run:
         retained: The log's lines on general texts by step.
         finished: The log's last line; empty while the run is not finished.
         stopped: The log's line on why the run stopped before its end, if it did.
-        predictions: ``predictions.jsonl``.
+        predictions: ``predictions.jsonl``, read whenever it is gone through.
         samples: ``samples.jsonl``.
         handed_over: Whether ``final/`` is there.
         damaged: Files that are there and cannot be read.
@@ -64,7 +64,7 @@ class Run:
     retained: list[dict[str, Any]] = field(default_factory=list)
     finished: dict[str, Any] = field(default_factory=dict)
     stopped: dict[str, Any] = field(default_factory=dict)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
+    predictions: Iterable[dict[str, Any]] = ()
     samples: list[dict[str, Any]] = field(default_factory=list)
     handed_over: bool = False
     damaged: tuple[str, ...] = ()
@@ -150,11 +150,25 @@ def load_run(path: Path) -> Run:
         retained=_by_step(log, "retention"),
         finished=next((row for row in reversed(log) if row.get("kind") == "finished"), {}),
         stopped=next((row for row in reversed(log) if row.get("kind") == "stopped"), {}),
-        predictions=_rows(path, "predictions.jsonl", damaged),
+        predictions=_lines(path, "predictions.jsonl", damaged),
         samples=_rows(path, "samples.jsonl", damaged),
         handed_over=(path / "final").is_dir(),
         damaged=tuple(damaged),
     )
+
+
+class Lines(Iterable[dict[str, Any]]):
+    """The objects of a JSONL file, which is read whenever they are gone through.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (row for row in iter_lines(self.path) if isinstance(row, dict))
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -217,3 +231,15 @@ def _rows(path: Path, name: str, damaged: list[str]) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         damaged.append(name)
         return []
+
+
+def _lines(path: Path, name: str, damaged: list[str]) -> Iterable[dict[str, Any]]:
+    if not (path / name).is_file():
+        return ()
+    try:
+        for _ in Lines(path / name):
+            pass
+    except (OSError, ValueError):
+        damaged.append(name)
+        return ()
+    return Lines(path / name)

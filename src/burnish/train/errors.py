@@ -119,7 +119,7 @@ class Errors:
     def pairs(self) -> list[dict[str, Any]]:
         """How often each class was taken for each other one, most frequent first."""
         labels, said = self.split.choices, self.probabilities.argmax(1)
-        true = np.asarray(self.split.true)
+        true = self.split.true
         counts = Counter(zip(true[self.wrong].tolist(), said[self.wrong].tolist(), strict=True))
         sizes = Counter(true.tolist())
         return [
@@ -169,7 +169,7 @@ def analyse(target: Target, evaluation: Evaluation, group_by: Sequence[str] = ()
     split = target.split
     columns = {name: _column(target, name) for name in dict.fromkeys(group_by)}
     shares = probabilities_of(evaluation.scores)
-    wrong = shares.argmax(1) != np.asarray(split.true)
+    wrong = shares.argmax(1) != split.true
     vocabulary = Vocabulary(e.prompt_text for e in target.prepared.examples["train"])
     texts = [e.prompt_text for e in split.examples]
     traits = {**_traits(target, texts, shares, vocabulary), **columns}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def _compare_classes(run: Path, ours: Loaded, theirs: Loaded) -> ExportReport:
             where=str(theirs.path),
             fix="name a folder that `burnish merge` wrote",
         )
-    prompts = [row["prompt"] for row in open_run(run).read_rows("predictions.jsonl")][:PROMPTS] or ["Hello"]
+    prompts = [row["prompt"] for row in islice(open_run(run).iter_rows("predictions.jsonl"), PROMPTS)] or ["Hello"]
     report = ExportReport(len(prompts))
     for prompt in prompts:
         ids = [renderer_of(m).prompt_ids(prompt) for m in (ours, theirs)]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from burnish.core.errors import UserError
-from burnish.core.files import append_line, disk_errors, finite, read_lines, write_atomic, write_json
+from burnish.core.files import append_line, disk_errors, finite, iter_lines, read_lines, write_atomic, write_json
 from burnish.core.findings import Finding
 from burnish.core.machine import writable
 from burnish.core.names import nearest
@@ -115,13 +115,18 @@ class RunFolder:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write a JSONL file, whole."""
+        """Write a JSONL file, whole; the rows are asked for one at a time."""
         write_atomic(self.path / name, jsonl(rows))
 
     def read_rows(self, name: str) -> list[dict[str, Any]]:
         """Read a JSONL file; empty when it is absent."""
         path = self.path / name
         return read_lines(path) if path.is_file() else []
+
+    def iter_rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """The rows of a JSONL file one at a time; none when it is absent."""
+        path = self.path / name
+        return iter_lines(path) if path.is_file() else iter(())
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append to ``metrics.jsonl``."""
@@ -139,9 +144,9 @@ class RunFolder:
             append_line(self.path / "findings.jsonl", finding.to_json())
 
 
-def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as JSON, one a line."""
-    return "".join(json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+def jsonl(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Rows as JSON, one a line, as they come."""
+    return (json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def is_run(path: Path) -> bool:

@@ -27,6 +27,7 @@ from burnish.core.events import (
 )
 from burnish.core.events import Stage as Beginning
 from burnish.core.types import Batch, Term
+from burnish.data.replay import SOURCE as REPLAY
 from burnish.models.route import holding
 from burnish.train.first_update import foresee
 from burnish.train.gradients import GradientWatch
@@ -138,7 +139,7 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> tuple[dict[str, f
         if not job.scaler:
             refuse_non_finite_gradients(norm, job.trainable, batches, state.step)
     except TrainingStopped as stop:
-        job.keep(state, [batch for batch in batches if "source" not in batch], stop)
+        job.keep(state, [batch for batch in batches if batch.get("source", REPLAY) == REPLAY], stop)
         raise
     liveness.saw_gradients(task for batch in batches for task in batch.get("tasks", ()))
     if watch:
@@ -186,13 +187,18 @@ def penalize(job: Job, batch: Batch, parts: dict[str, float] | None = None) -> f
     penalties = [term for term in job.terms if term.once]
     if not penalties:
         return 0.0
-    context = job.context()
-    losses = [(term.name, term.weight * term.loss(batch, context).total) for term in penalties]
+    context, scale = job.context(), job.scaler.get_scale() if job.scaler else 1.0
+    losses = []
+    for term in penalties:
+        if term.descend is not None:
+            loss = term.weight * term.descend(term.weight * scale)
+        else:
+            loss = term.weight * term.loss(batch, context).total
+            if loss.requires_grad:  # of a stage that trains nothing which is held, it is a number
+                (loss * scale).backward()
+        losses.append((term.name, loss.detach()))
     add_parts(parts, losses)
-    share = torch.stack([loss for _, loss in losses]).sum()
-    if share.requires_grad:  # of a stage that trains nothing which is held, it is a number
-        (job.scaler.scale(share) if job.scaler else share).backward()
-    return float(share.detach())
+    return float(torch.stack([loss for _, loss in losses]).sum())
 
 
 def add_parts(parts: dict[str, float] | None, losses: Sequence[tuple[str, torch.Tensor]]) -> None:
@@ -329,7 +335,7 @@ def refuse_non_finite_gradients(
 def row_names(batches: Sequence[Batch], most: int = 8) -> str:
     """The first rows of an update, for a message."""
     rows = [
-        ("replayed " if batch.get("source") == "replay" else "") + str(row)
+        ("replayed " if batch.get("source") == REPLAY else "") + str(row)
         for batch in batches
         for row in batch["row_ids"]
     ]

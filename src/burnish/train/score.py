@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save
 
 from burnish.core.errors import UserError
 from burnish.core.events import Advanced, Callback, Noticed, Stage
+from burnish.core.files import write_atomic
 from burnish.core.findings import Finding
 from burnish.data.render import Renderer
 from burnish.data.table import TokenTable
@@ -29,6 +31,9 @@ from burnish.train.layout import decoder_start
 from burnish.train.loop import tell
 from burnish.train.retention import Retention
 from burnish.train.setup import Setup
+
+BASE_ARRAYS, BASE_ROWS, COLUMN = "base.safetensors", "base.jsonl", "column."
+"""What was scored before training: numbers of every row, and answers of a head that says more than one class."""
 
 
 @dataclass
@@ -211,33 +216,31 @@ def calibration(split: Split, scores: np.ndarray, temperature: float) -> dict[st
 
 def store_base(folder: RunFolder, base: Evaluation, samples: list[str]) -> None:
     """Keep the base model's scores, so that a resumed run need not make them again."""
-    folder.write(
-        "base.json",
-        {
-            "totals": base.losses.totals.tolist(),
-            "counts": base.losses.counts.tolist(),
-            "scores": base.scores.tolist(),
-            "samples": samples,
-            "result": base.result.to_json() if base.result else None,
-        },
-    )
+    arrays = {"totals": base.losses.totals, "counts": base.losses.counts, "scores": base.scores}
+    if base.result:
+        arrays |= {COLUMN + name: column for name, column in base.result.columns.items()}
+        folder.write_rows(BASE_ROWS, base.result.rows)
+    write_atomic(folder.path / BASE_ARRAYS, save({name: np.ascontiguousarray(one) for name, one in arrays.items()}))
+    folder.write("base.json", {"samples": samples, "task": base.result.task if base.result else None})
 
 
 def stored_base(folder: RunFolder, split: Split, scorer: Scorer) -> tuple[Evaluation, list[str]] | None:
     """The base model's scores as ``store_base`` wrote them; None without them, or where answers were generated."""
-    saved = folder.read("base.json")
-    if not saved or scorer.setup.config.evaluate.metrics:
+    saved, path = folder.read("base.json"), folder.path / BASE_ARRAYS
+    if not saved or not path.is_file() or scorer.setup.config.evaluate.metrics:
         return None
-    config = scorer.setup.config.evaluate
-    scores = np.asarray(saved["scores"]).reshape(len(split.true), -1) if split.choices else np.zeros((0, 0))
-    classified = None
+    arrays = load_file(path)
+    scores, classified = np.zeros((0, 0)), None
     if split.choices:
-        classified = Classified.count(split.choices, split.true, scores.argmax(1).tolist())
-    losses = RowLosses(np.asarray(saved["totals"]), np.asarray(saved["counts"]))
-    base = Evaluation(split.name, losses, classified, scores, seed=config.seed, unit=split.unit, truth=split.true)
+        scores = arrays["scores"].reshape(len(split.true), -1)
+        classified = Classified.count(split.choices, split.true, scores.argmax(1))
+    losses, seed = RowLosses(arrays["totals"], arrays["counts"]), scorer.setup.config.evaluate.seed
+    base = Evaluation(split.name, losses, classified, scores, seed=seed, unit=split.unit, truth=split.true)
     base = replace(base, class_tasks=split.class_tasks)
-    if split.rows and saved.get("result"):
-        base = replace(base, result=HeadResult.read(saved["result"]), labels=split.rows.renderer.labels)
+    if split.rows and saved.get("task"):
+        columns = {name.removeprefix(COLUMN): one for name, one in arrays.items() if name.startswith(COLUMN)}
+        result = HeadResult.of(saved["task"], [(columns, folder.iter_rows(BASE_ROWS))])
+        base = replace(base, result=result, labels=split.rows.renderer.labels)
     return base, saved["samples"]
 
 
@@ -246,7 +249,7 @@ def majority(train: TokenTable, split: Split) -> dict[str, Any]:
     if split.class_tasks:
         return majority_of_tasks(train, split)
     top = int(np.bincount(train.labels, minlength=len(split.choices)).argmax())
-    counted = Classified.count(split.choices, split.true, [top] * len(split.true))
+    counted = Classified.count(split.choices, split.true, np.full(len(split.true), top))
     return {"label": split.choices[top], "accuracy": counted.accuracy, "macro_f1": counted.macro_f1}
 
 

@@ -30,7 +30,7 @@ from burnish.models.load import Loaded, pad_id
 from burnish.models.recompute import checkpoint_activations
 from burnish.models.route import name_tasks
 from burnish.objectives.context import ModelContext
-from burnish.objectives.replay import replay_terms
+from burnish.objectives.replay import replay_terms, replayed_terms
 from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
 from burnish.train.chance import chance_loss
@@ -93,8 +93,11 @@ class Setup:
     @property
     def learnt_terms(self) -> list[Term]:
         """The objective of the task, and that of replayed rows where there are any."""
-        replay = self.prepared.replay
-        return [*self.task_terms, *(replay_terms(replay.config.weight) if replay is not None else ())]
+        replay, own = self.prepared.replay, self.task_terms
+        if replay is None:
+            return own
+        weight = replay.config.weight
+        return [*own, *(replayed_terms(own, weight) if self.config.classifies else replay_terms(weight))]
 
     @property
     def terms(self) -> list[Term]:

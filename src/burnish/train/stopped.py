@@ -31,6 +31,7 @@ from burnish.train.state import TrainState
 NAME = "stopped"
 _BATCH, _WEIGHTS, _NOTE = "batch.safetensors", "trainable.safetensors", "stopped.json"
 _PLAIN = ("segment_lengths", "row_ids", "tasks")
+_SOURCE = "source"
 
 
 def keep_stopped(
@@ -47,7 +48,8 @@ def keep_stopped(
     for number, batch in enumerate(batches):
         items = {k: v for k, v in batch.items() if isinstance(v, Tensor)}
         tensors |= {f"{number}.{key}": value.detach().cpu().contiguous() for key, value in items.items()}
-        plain.append({key: list(batch[key]) for key in _PLAIN if key in batch})  # type: ignore[literal-required]
+        told: dict[str, Any] = {key: list(batch[key]) for key in _PLAIN if key in batch}  # type: ignore[literal-required]
+        plain.append(told | ({_SOURCE: batch["source"]} if "source" in batch else {}))
     note = {"step": state.step, "what": stop.what, "where": stop.where, "fix": stop.fix, "batches": plain}
     with disk_errors(target):
         temporary = Path(tempfile.mkdtemp(dir=folder.path, prefix=".stopped-"))
@@ -66,7 +68,8 @@ class Replay:
     Attributes:
         step: The update, counted from 1.
         what: Why it was refused.
-        rows: Every row: its number, its trained tokens, and its mean loss (None where that is not finite).
+        rows: Every row: its number, its ``source`` where it is not the task's (``replay``), its trained tokens, and its
+            mean loss (None where that is not finite).
         weights: Names of weights that hold NaN or infinity before anything is computed.
         modules: The first modules whose output is not finite although their input is, in the order of the forward pass.
         gradients: Names of trained tensors whose gradient is not finite.
@@ -122,7 +125,7 @@ def _batches(place: Path, note: dict[str, Any]) -> Iterator[Batch]:
     for number, plain in enumerate(note["batches"]):
         start = f"{number}."
         batch: Any = {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
-        yield batch | {key: tuple(value) for key, value in plain.items()}
+        yield batch | {key: value if key == _SOURCE else tuple(value) for key, value in plain.items()}
 
 
 def _look(setup: Setup, batch: Batch, found: Replay) -> None:
@@ -137,7 +140,8 @@ def _look(setup: Setup, batch: Batch, found: Replay) -> None:
     for index, row in enumerate(batch["row_ids"]):
         own = losses.detach().cpu()[owners == index].double()
         mean = float(own.mean()) if len(own) and bool(torch.isfinite(own).all()) else None
-        found.rows.append({"row": row, "tokens": len(own), "loss": mean})
+        source = {_SOURCE: batch["source"]} if "source" in batch else {}
+        found.rows.append({"row": row, **source, "tokens": len(own), "loss": mean})
 
 
 def unit_losses(setup: Setup, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -78,12 +78,19 @@ def read_data(config: RunConfig, *, augment: bool = True) -> Prepared:
     task = task_of(config).data(config)
     prepared = prepare(data, tokenizer, kind, config.seed, task=task, augment=methods)
     prepared.findings.extend(notes)
-    replayed = read_replay(config, prepared, tokenizer, kind) if augment else None
+    labelled = partial(_settled, config, prepared) if config.classifies else None
+    replayed = read_replay(config, prepared, tokenizer, kind, labelled) if augment else None
     if replayed is None:
         return prepared
     rows, said = replayed
     prepared.findings.extend(said)
     return replace(prepared, replay=rows, summary={**prepared.summary, "replay": rows.summary})
+
+
+def _settled(config: RunConfig, prepared: Prepared) -> DataTask:
+    """What is learnt of rows beside those that decided about classes, units and the like."""
+    entry = task_of(config)
+    return entry.data(entry.settle(config, prepared))
 
 
 def within_positions(config: RunConfig, model_config: Any) -> tuple[Any, list[Finding]]:
