@@ -9,7 +9,7 @@ import pytest
 
 from burnish.compare import racing, run, sweep, worker
 from burnish.core.config import build
-from burnish.core.errors import UserError
+from burnish.core.errors import BurnishError
 from burnish.train.config import RunConfig
 
 
@@ -24,7 +24,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         monkeypatch.setattr(worker, "tell", lambda **said: told.update(said))
         try:
             worker.MODES[mode](build(RunConfig, values), **options)
-        except UserError as error:
+        except BurnishError as error:
             told["failed"] = {"what": error.what, "where": error.where, "fix": error.fix}
         return told
 

@@ -19,6 +19,8 @@ SPACING = 2.0
 AROUND = (-2, -1, 0, 1)
 """Their places, in powers of ``SPACING``: a short test suggests rates for short trainings, which are on the high side."""
 
+EXAMPLES = {"--rates": "1e-4,3e-4,1e-3", "--epochs": "1,2,4", "--target": "0.8,0.85", "--sizes": "250,500,1000,2000,4000"}
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -104,7 +106,7 @@ def read_numbers(text: str | None, option: str, *, whole: bool = False) -> tuple
             value = math.nan
         if not (0 < value < math.inf) or (whole and value != int(value)):
             kind = "whole number above 0" if whole else "number above 0"
-            example = "8,16,32" if whole else "1e-4,3e-4,1e-3" if option == "--rates" else "1,2,4"
+            example = EXAMPLES.get(option, "8,16,32")
             raise UserError(f"`{part.strip()}` is no {kind}", where=option, fix=f"write some as `{example}`")
         if value in found:
             raise UserError(f"{value:g} is there twice", where=option, fix="name each value once")

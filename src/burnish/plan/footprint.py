@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from burnish.core.types import Batch, Term
+from burnish.ops.fingerprint import PIECE
 from burnish.optim.config import OptimizerName
 from burnish.plan.ledger import Ledger
 from burnish.plan.shadow import Shadow, autocast, stored_bytes
@@ -104,7 +105,7 @@ def footprint(
         activations=kept - lived,
         working=max(0, peak - kept),
         evaluation=_evaluated(shadow, evaluation or batch, terms),
-        fingerprint=max((16 * p.numel() for _, p in named), default=0),
+        fingerprint=max((16 * min(p.numel(), PIECE) for _, p in named), default=0),
         trained=sum(p.numel() for _, p in named),
         trained_base=sum(p.numel() * p.element_size() for _, p in named if id(p) in base),
         largest=_largest_layer(shadow.model),

@@ -31,6 +31,8 @@ DRAWS = 600
 SHAPES = 120
 POOLED = 4.0
 """Seeds that the common spread counts for, beside those of one size."""
+LEAST = 1e-3
+"""A quality is not taken to be known better than this: the shapes are tried on a grid."""
 _STANDARD = NormalDist()
 FAR = 16.0
 """Times the largest size beyond which nothing is said."""
@@ -266,10 +268,10 @@ def _spread(values: Mapping[int, Sequence[float]], sizes: Floats, higher: bool, 
         means = np.array([one.mean() for one in runs])
         best = _solve(FAMILIES[POWER], sizes, means[None], np.ones(len(sizes)), higher, limit, POWER)
         left = means - np.array([best.at(n)[0] for n in sizes])
-        return np.full(len(sizes), float(np.sqrt((left**2).sum() / max(1, len(sizes) - 3))))
+        return np.full(len(sizes), max(LEAST, float(np.sqrt((left**2).sum() / max(1, len(sizes) - 3)))))
     own = np.array([one.var(ddof=1) if len(one) > 1 else 0.0 for one in runs])
     common = float((own * freedom).sum() / freedom.sum())
-    return np.asarray(np.sqrt(np.maximum((POOLED * common + freedom * own) / (POOLED + freedom), 1e-12)))
+    return np.asarray(np.sqrt(np.maximum((POOLED * common + freedom * own) / (POOLED + freedom), LEAST**2)))
 
 
 def _fitted(
