@@ -1,7 +1,8 @@
 """Scoring the held-out rows of a run with a head, beside ``transformers.Trainer.predict``: in turn, in own processes.
 
     python bench/predict.py runs/sentiment/minilm-full                 # its test rows
-    python bench/predict.py runs/sentiment/minilm-full --split train --rounds 2
+    python bench/predict.py runs/sentiment/minilm-full --split train --rows 20000 --rounds 2
+    python bench/predict.py runs/sentiment/minilm-full --sides burnish,trainer-32-bf16
 
 Every side scores the same rows with the same encoder under a head of as many classes; `transformers` takes the encoder
 that the run began with and a new head, which costs the same. Timed is one pass from token ids to the probabilities of
@@ -19,6 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +36,16 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=None, help="the first so many rows only")
+    parser.add_argument("--sides", default=",".join(SIDES), help=f"of {', '.join(SIDES)}")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        print(json.dumps(one_side(arguments.side, arguments.run, arguments.split)))
+        print(json.dumps(one_side(arguments.side, arguments)))
         return
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in arguments.sides.split(",")}
     for _ in range(arguments.rounds):
-        for side in SIDES:
+        for side in found:
             found[side].append(in_process(side, arguments))
     print(shown(found))
 
@@ -48,6 +53,7 @@ def main() -> None:
 def in_process(side: str, arguments: argparse.Namespace) -> dict[str, float]:
     """One side in a process of its own."""
     command = [sys.executable, __file__, str(arguments.run), "--split", arguments.split, "--side", side]
+    command += ["--rows", str(arguments.rows)] if arguments.rows else []
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
@@ -67,12 +73,14 @@ def shown(found: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join([*lines, "", f"burnish, with metrics and their intervals: {whole:.0f} rows a second"])
 
 
-def one_side(side: str, run: Path, split: str) -> dict[str, float]:
+def one_side(side: str, arguments: argparse.Namespace) -> dict[str, float]:
     """What this side takes for one pass."""
     from burnish.train.rescore import open_target, recipe_of_run
 
-    config = recipe_of_run(run, [])
-    target = open_target(config, split, run=run)
+    config = recipe_of_run(arguments.run, [])
+    target = open_target(config, arguments.split, run=arguments.run)
+    if arguments.rows:
+        target = replace(target, split=first_rows(target.split, arguments.rows))
     if side in OPTIONS:
         return trainer(target, str(config.model.path), **OPTIONS[side])
     from burnish.evaluate.classes import score_classes
@@ -83,6 +91,12 @@ def one_side(side: str, run: Path, split: str) -> dict[str, float]:
     began = time.perf_counter()
     target.score()
     return {**found, "whole": time.perf_counter() - began}
+
+
+def first_rows(split: Any, rows: int) -> Any:
+    """The beginning of a split; examples that are read from a file are read once, in their order."""
+    examples = list(islice(split.examples, rows))
+    return replace(split, table=split.table.take(range(rows)), examples=examples, true=split.true[:rows])
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from burnish.core.axes import log_ticks, ticks, widen
+from burnish.core.ticks import log_ticks, ticks, widen
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 380, 74, 190, 54, 52
 STYLE = Markup(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from burnish.core.axes import log_ticks, ticks, widen
+from burnish.core.ticks import log_ticks, ticks, widen
 from burnish.report.numbers import general
 
 LARGE, SMALL = (520, 270), (360, 210)

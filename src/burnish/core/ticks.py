@@ -1,8 +1,15 @@
-"""Axes of drawings: round places for their lines."""
+"""Round numbers for the axes of drawings."""
 
 from __future__ import annotations
 
 import math
+
+
+def widen(low: float, high: float) -> tuple[float, float]:
+    """A range that is no single point, and no wider than a number can say."""
+    least = 1e-300  # below it the steps between ticks are no numbers any more
+    gap = abs(high) * 0.05 if abs(high) > least else 1.0
+    return (low, high) if high - low > max(abs(high) * 1e-9, least) else (low - gap, high + gap)
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -30,10 +37,3 @@ def log_ticks(low: float, high: float, most: int = 8) -> tuple[tuple[float, floa
         powers = [fine[i] for i in range(below, above + 1) if i % 3 == 0]
         inside = powers[:: math.ceil(len(powers) / most)]
     return ends, inside
-
-
-def widen(low: float, high: float) -> tuple[float, float]:
-    """A range that is no single point, and no wider than a number can say."""
-    least = 1e-300  # below it the steps between ticks are no numbers any more
-    gap = abs(high) * 0.05 if abs(high) > least else 1.0
-    return (low, high) if high - low > max(abs(high) * 1e-9, least) else (low - gap, high + gap)
