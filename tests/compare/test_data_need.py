@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from burnish.cli.main import call
+from burnish.compare import run
 from burnish.compare.data_need import PAGE, RESULTS, NeedWanted, arm, data_need, length_words, settled_sizes
 from burnish.core.errors import UserError
 from burnish.train.config import RunConfig
@@ -40,9 +41,11 @@ def test_sizes_and_lengths(tmp_path: Path) -> None:
         settled_sizes(NeedWanted(limited, tmp_path, sizes=(8, 16, 32)))
 
 
-def test_growing_parts_of_a_tiny_task(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+def test_growing_parts_of_a_tiny_task(
+    tmp_path: Path, calls: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Five sizes with two seeds on one set of held-out rows, none of which is trained on; smaller parts are nested in
-    larger ones of their seed; the second call trains nothing; a new question costs nothing."""
+    larger ones of their seed; the second call, and the command line, train nothing; a new question costs nothing."""
     wanted = NeedWanted(config_of(tmp_path), tmp_path / "out", SIZES, 2, 2, targets=(0.99,))
     found = data_need(wanted)
     assert len(calls) == 10 and {mode for mode, _ in calls} == {"score"}
@@ -62,29 +65,53 @@ def test_growing_parts_of_a_tiny_task(tmp_path: Path, calls: list[tuple[str, str
     again = data_need(NeedWanted(wanted.config, wanted.output, SIZES, 2, 2, targets=(0.5, 0.6)))
     assert calls == [] and again.values == found.values and len(again.answers) == 3
 
-
-def test_a_size_beyond_the_rows_is_told(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
-    """There are 36 rows to train on; 64 are refused by the run, and no curve is drawn through the rest."""
-    found = data_need(NeedWanted(config_of(tmp_path), tmp_path / "out", (4, 8, 16, 32, 64), 1, 1))
-    assert "64 rows" in found.failed and found.curve is None and not found.answers
-
-
-def test_through_the_command_line(
-    tmp_path: Path, calls: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    values = recipe(tmp_path, evaluate={"choices": list(LABELS)}, train={"max_steps": 2})
+    values = recipe(tmp_path, evaluate={"choices": list(LABELS)}, train={"max_steps": None, "num_epochs": 1})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    command = ["data-need", str(tmp_path / "recipe.yaml"), "--sizes", "4,8,12,16,32", "--seeds", "1", "--target", "0.9"]
-    command += ["--output", str(tmp_path / "out")]
+    command = ["data-need", str(tmp_path / "recipe.yaml"), "--sizes", ",".join(map(str, SIZES)), "--seeds", "2"]
+    command += ["--least-updates", "2", "--target", "0.9", "--output", str(tmp_path / "out")]
     assert call(command) == 0
     told = capsys.readouterr()
-    assert "trained for" in told.out and "2 updates" in told.out and "data-need.html" in told.out
+    assert "trained for" in told.out and "data-need.html" in told.out and "done before" in told.err
     assert call([*command, "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["sizes"]) == 5
-    assert call([*command[:2], "--sizes", "1,2,3"]) == 2
-    assert "too few for a curve" in capsys.readouterr().err
-    assert call([*command[:2], "--target", "much"]) == 2
-    assert "is no number" in capsys.readouterr().err
+    assert len(json.loads(capsys.readouterr().out)["sizes"]) == 5 and calls == []
+
+
+def test_more_rows_than_there_are(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    """36 rows are left to train on, so that 64 of them cannot be asked; nothing is trained."""
+    with pytest.raises(UserError, match="there are 36 training rows, and a size of 64 was asked"):
+        data_need(NeedWanted(config_of(tmp_path), tmp_path / "out", (4, 8, 16, 32, 64), 1, 1))
+    assert calls == []
+
+
+def test_a_size_that_fails_is_told(tmp_path: Path, calls: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one of the sizes no curve is drawn, and the reason is shown."""
+    here = run.call
+
+    def failing(mode: str, values: Any, heard: Any = None, **options: Any) -> dict[str, Any]:
+        if values["name"] == "8-rows-seed0":
+            return {"failed": {"what": "memory ran out", "where": "", "fix": ""}}
+        return here(mode, values, heard, **options)
+
+    monkeypatch.setattr(run, "call", failing)
+    config = config_of(tmp_path, train={"max_steps": 1})
+    found = data_need(NeedWanted(config, tmp_path / "out", (4, 8, 12, 16, 32), 1))
+    assert found.failed == {"8 rows": "memory ran out"} and found.curve is None and not found.answers
+    assert "memory ran out" in (tmp_path / "out" / PAGE).read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sizes", "1,2,3"], "too few for a curve"),
+        (["--target", "much"], "is no number"),
+        (["--sizes", "4,8,16,32,640"], "there are 36 training rows"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str) -> None:
+    """One message and exit code 2."""
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(tmp_path)))
+    assert call(["data-need", str(tmp_path / "recipe.yaml"), *options, "--output", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_page_of_a_range_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,7 @@ def test_the_words_of_a_curve() -> None:
     assert twice.words.startswith("with twice the data, 8,000 rows, expect macro-F1 0.795 (") and twice.known
     assert asked.words.startswith("with 27,000 rows expect macro-F1 0.816 (")
     assert target.words.startswith("for macro-F1 0.8 you need about 10,000 rows (")
-    assert reached.words == "macro-F1 0.7 is reached with 2,000 rows, as measured"  # 0.85 - 2 * 2000^-0.4 = 0.7543
+    assert reached.words == "macro-F1 0.7 is reached with 1,000 rows, as measured"  # 0.85 - 2 * 1000^-0.4 = 0.724
     assert not beyond.known and "because the curve ends at 0.850" in beyond.words
     assert not far.known and "beyond 16 times the 4,000 rows" in far.words  # 0.005: (0.0025)^-2.5 = 3.2 million
     assert not distant.known and "more than 16 times" in distant.words

@@ -94,8 +94,14 @@ def settled_sizes(wanted: NeedWanted) -> list[int]:
         if len(wanted.sizes) < FEWEST:
             what = f"{len(wanted.sizes)} sizes are too few for a curve and a point to check it"
             raise UserError(what, where="--sizes", fix=f"name {FEWEST} or more, such as `250,500,1000,2000,4000`")
+    whole = config.model_copy(update={"data": config.data.model_copy(update={"train_rows": None})})
+    there = len(read_data(whole).train)
+    if wanted.sizes:
+        if max(wanted.sizes) > there:
+            what = f"there are {there:,} training rows, and a size of {max(wanted.sizes):,} was asked"
+            raise UserError(what, where="--sizes", fix="leave it out; what more rows bring is asked with `--rows`")
         return sorted(wanted.sizes)
-    most = config.data.train_rows or len(read_data(config).train)
+    most = min(there, config.data.train_rows or there)
     sizes = [most >> halving for halving in range(HALVINGS, -1, -1)]
     if sizes[0] < 2:
         what = f"{most} training rows cannot be halved {HALVINGS} times"

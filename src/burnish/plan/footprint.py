@@ -40,6 +40,7 @@ class Footprint:
         trained: How many numbers are trained.
         trained_base: Bytes of ``weights`` that are trained.
         largest: Bytes of the largest layer's weights, which an engine that shards gathers.
+        held: What holds the model near its original: a frozen copy of it, copies of trained weights, importances.
     """
 
     weights: int
@@ -53,11 +54,12 @@ class Footprint:
     trained: int
     trained_base: int = 0
     largest: int = 0
+    held: int = 0
 
     @property
     def kept(self) -> int:
         """What is there through the whole of the training."""
-        return self.weights + self.adapters + self.optimizer
+        return self.weights + self.adapters + self.optimizer + self.held
 
     def scaled_between(self, other: Footprint, layers: tuple[int, int], wanted: int) -> Footprint:
         """The footprint at another number of equal layers, on the line through this one and another.
