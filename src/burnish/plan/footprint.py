@@ -34,7 +34,7 @@ class Footprint:
         optimizer: AdamW's moments.
         activations: What the forward pass has kept when it ends, for the backward pass.
         working: The most that lives beside these during forward and backward: temporaries, the loss, and gradients as
-            they come.
+            they come, or as an earlier micro-batch left them.
         evaluation: The most that lives during a forward pass that keeps nothing.
         fingerprint: What the check that every tensor moves holds beside weights and moments, for a moment.
         trained: How many numbers are trained.
@@ -105,7 +105,7 @@ def footprint(
         gradients=gradients,
         optimizer=sum(optimizer_bytes(p.numel(), optimizer) for _, p in named),
         activations=kept - lived,
-        working=max(0, peak - kept),
+        working=max(0, peak - (kept - lived)),  # gradients of earlier micro-batches lie beside the activations
         evaluation=_evaluated(shadow, evaluation or batch, terms),
         fingerprint=max((16 * min(p.numel(), PIECE) for _, p in named), default=0),
         trained=sum(p.numel() for _, p in named),
