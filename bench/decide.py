@@ -33,7 +33,8 @@ from burnish.train.config import RunConfig
 GRID = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3)
 QUIET = ["evaluate.retention=none", "evaluate.samples=0"]
 MODELS: dict[str, tuple[str, list[str]]] = {
-    "minilm": ("sentiment-encoder", ["data.split.validation=300", "data.split.test=1000", *QUIET, "evaluate.every_steps=78"]),
+    "minilm": ("sentiment-encoder", ["data.split.validation=300", "data.split.test=1000", *QUIET,
+                                     "evaluate.every_steps=78"]),
     "smollm2": (
         "quickstart",
         ["data.train_rows=500", "data.split.validation=200", "data.split.test=500", *QUIET, "evaluate.every_steps=62",

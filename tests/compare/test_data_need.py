@@ -14,6 +14,7 @@ from burnish.compare import run
 from burnish.compare.data_need import PAGE, RESULTS, NeedWanted, arm, data_need, length_words, settled_sizes
 from burnish.core.errors import UserError
 from burnish.train.config import RunConfig
+from burnish.train.folder import RunFolder
 from tests.support.recipes import LABELS, configured, recipe
 
 SIZES = (4, 8, 12, 16, 32)
@@ -51,10 +52,8 @@ def test_growing_parts_of_a_tiny_task(
     assert len(calls) == 10 and {mode for mode, _ in calls} == {"score"}
     assert {n: len(v) for n, v in found.values.items()} == dict.fromkeys(SIZES, 2)
     assert found.rows == 12 and found.split == "test" and found.metric == "macro_f1" and found.curve is not None
-    held_out = [
-        {json.loads(line)["id"] for line in (tmp_path / f"out/runs/{n}-rows-seed{s}/predictions.jsonl").read_text().splitlines()}
-        for n in SIZES for s in (0, 1)
-    ]  # fmt: skip
+    folders = [RunFolder(tmp_path / f"out/runs/{n}-rows-seed{s}") for n in SIZES for s in (0, 1)]
+    held_out = [{row["id"] for row in folder.read_rows("predictions.jsonl")} for folder in folders]
     assert all(ids == held_out[0] for ids in held_out) and len(held_out[0]) == 12
     assert len(found.answers) == 2
     written = json.loads((tmp_path / "out" / RESULTS).read_text())
@@ -83,7 +82,9 @@ def test_more_rows_than_there_are(tmp_path: Path, calls: list[tuple[str, str]]) 
     assert calls == []
 
 
-def test_a_size_that_fails_is_told(tmp_path: Path, calls: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_size_that_fails_is_told(
+    tmp_path: Path, calls: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without one of the sizes no curve is drawn, and the reason is shown."""
     here = run.call
 

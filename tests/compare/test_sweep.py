@@ -54,7 +54,9 @@ def test_the_variance_by_hand() -> None:
     """y = 0, 2 at rate 1 and 4, 10 at rate 2 (batch 8, 16). Mean 4, deviations -4, -2, 0, 6: variance 56/4 = 14.
     Rates: means 1 and 7, so 3^2 = 9; batches: means 2 and 6, so 2^2 = 4; together 14 - 13 = 1."""
     values = {(1.0, 8.0): 0.0, (1.0, 16.0): 2.0, (2.0, 8.0): 4.0, (2.0, 16.0): 10.0}
-    assert variance_shares(values, ["rate", "batch"]) == pytest.approx({"rate": 9 / 14, "batch": 4 / 14, "together": 1 / 14})
+    assert variance_shares(values, ["rate", "batch"]) == pytest.approx(
+        {"rate": 9 / 14, "batch": 4 / 14, "together": 1 / 14}
+    )
     assert variance_shares(dict.fromkeys(values, 3.0), ["rate", "batch"]) == {}
     assert variance_shares({(1.0,): 1.0, (2.0,): 2.0}, ["rate"]) == {"rate": pytest.approx(1.0)}
 
@@ -95,7 +97,7 @@ def test_the_space(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "whole"), [("1e-4,x", False), ("0", False), ("8,8", True), ("8.5", True), ("", True)])
 def test_what_is_no_list_of_numbers(text: str, whole: bool) -> None:
-    with pytest.raises(UserError, match="is no|twice|no value"):
+    with pytest.raises(UserError, match=r"is no|twice|no value"):
         read_numbers(text, "--batch-sizes", whole=whole)
 
 
@@ -136,7 +138,9 @@ def test_losers_are_stopped_and_nothing_is_trained_twice(tmp_path: Path, calls: 
     assert sorted(line.step for line in found.lines) == [4, 4, 16, 16]
     best = found.best
     assert best is not None and best.ended and best.value is not None
-    assert all(line.against is not None for line in found.lines[1:]) and found.importance == {"rate": pytest.approx(1.0)}
+    assert all(line.against is not None for line in found.lines[1:]) and found.importance == {
+        "rate": pytest.approx(1.0)
+    }
     assert found.overrides == (f"train.learning_rate={best.settings['train.learning_rate']:g}",)
     assert [max(step for step, _ in line.curve) for line in found.lines] == [line.step for line in found.lines]
 
@@ -144,7 +148,9 @@ def test_losers_are_stopped_and_nothing_is_trained_twice(tmp_path: Path, calls: 
     assert written["winner"]["label"] == best.label and written["split"] == "validation"
     assert (tmp_path / "out" / WINNER).read_text().split() == list(found.overrides)
     page = (tmp_path / "out" / PAGE).read_text()
-    assert "<svg" in page and f"Take {best.label}" in page and "stopped early" in page and "62% of the full grid" in page
+    assert (
+        "<svg" in page and f"Take {best.label}" in page and "stopped early" in page and "62% of the full grid" in page
+    )
 
     calls.clear()
     again = sweep(wanted(tmp_path))

@@ -75,7 +75,7 @@ def test_a_teacher_is_a_copy_where_the_base_is_trained(tmp_path: Path) -> None:
     ids=["distill", "general", "replay"],
 )
 def test_the_pass_is_that_of_the_real_run(tmp_path: Path, sections: dict[str, Any]) -> None:
-    """A ledger over the heaviest of the run's own micro-batches, task's, general and replayed ones, counts what the plan
+    """A ledger over the run's own micro-batches, those of the task, general and replayed ones, counts what the plan
     counts, within 4 %: the heaviest is the one with most places, and one with more labels may take a little more."""
     setup = set_up(config_of(tmp_path, **sections))
     job = make_job(setup, Scorer(setup, []), RunFolder(tmp_path / "none"))

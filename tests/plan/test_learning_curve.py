@@ -1,4 +1,4 @@
-"""Learning curves: known curves come back, intervals cover, a point that does not fit is seen, and words say what holds."""
+"""Learning curves: known ones come back, intervals cover, a point that does not fit is seen, words say what holds."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ from burnish.adapters.lora import LoraAdapter
 from burnish.cli.main import call
 from burnish.core.errors import TrainingStopped, UserError
 from burnish.core.files import read_lines
+from burnish.ops.fingerprint import PIECE, fingerprint
 from burnish.train import rehearsal
 from burnish.train import setup as preparation
 from burnish.train.folder import RunFolder
-from burnish.ops.fingerprint import PIECE, fingerprint
 from burnish.train.liveness import Liveness
 from burnish.train.run import make_job, resume_run, start_run
 from burnish.train.score import Scorer

@@ -18,8 +18,8 @@ def command(
     sizes: Annotated[
         str | None,
         typer.Option(
-            help="Numbers of training rows, five or more, as `250,500,1000,2000,4000`. Without it the recipe's rows and "
-            "four halvings of them.",
+            help="Numbers of training rows, five or more, as `250,500,1000,2000,4000`. Without it the recipe's rows "
+            "and four halvings of them.",
             show_default=False,
         ),
     ] = None,

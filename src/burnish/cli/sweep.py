@@ -35,9 +35,7 @@ def command(
     first: Annotated[
         float, typer.Option(min=0.01, max=0.9, help="Share of a training at which trials are first compared.")
     ] = 0.125,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder; by default runs/sweep-NAME.", show_default=False)
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder; by default runs/sweep-NAME.", show_default=False)] = None,
     json: Json = False,
 ) -> int:
     """Try learning rates, batch sizes and epochs, each with each, and stop the losers on the validation rows.

@@ -90,10 +90,9 @@ def settled_sizes(wanted: NeedWanted) -> list[int]:
         UserError: They are too few for a curve, or more than there are rows.
     """
     config = wanted.config
-    if wanted.sizes:
-        if len(wanted.sizes) < FEWEST:
-            what = f"{len(wanted.sizes)} sizes are too few for a curve and a point to check it"
-            raise UserError(what, where="--sizes", fix=f"name {FEWEST} or more, such as `250,500,1000,2000,4000`")
+    if wanted.sizes and len(wanted.sizes) < FEWEST:
+        what = f"{len(wanted.sizes)} sizes are too few for a curve and a point to check it"
+        raise UserError(what, where="--sizes", fix=f"name {FEWEST} or more, such as `250,500,1000,2000,4000`")
     whole = config.model_copy(update={"data": config.data.model_copy(update={"train_rows": None})})
     there = len(read_data(whole).train)
     if wanted.sizes:
@@ -124,9 +123,7 @@ def passes(config: RunConfig, size: int, least_updates: int) -> float:
     return max(config.train.num_epochs, round(least_updates * config.train.batch_size / size, 3))
 
 
-def gathered(
-    wanted: NeedWanted, arms: Mapping[str, int], outcomes: Outcomes, failures: Mapping[str, str]
-) -> Need:
+def gathered(wanted: NeedWanted, arms: Mapping[str, int], outcomes: Outcomes, failures: Mapping[str, str]) -> Need:
     """What is known so far."""
     config = wanted.config
     first: Outcome | None = next((found[0] for found in outcomes.values() if found), None)

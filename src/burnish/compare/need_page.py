@@ -22,7 +22,13 @@ def table_of(found: Need) -> Table:
     rows = []
     for size, values in found.values.items():
         fitted = f"{curve.best.at(size)[0]:.3f}" if curve and curve.best else "–"
-        cells = (f"{size:,}", f"{np.mean(values):.3f}", " ".join(f"{v:.3f}" for v in values), fitted, found.passes[size])
+        cells = (
+            f"{size:,}",
+            f"{np.mean(values):.3f}",
+            " ".join(f"{v:.3f}" for v in values),
+            fitted,
+            found.passes[size],
+        )
         rows.append((cells, False))
     return Table(("rows", NAMES[found.metric], "each seed", "curve", "trained for"), tuple(rows))
 
@@ -42,8 +48,8 @@ def check_words(curve: LearningCurve) -> list[str]:
     one = curve.checks[curve.family]
     others = ", ".join(f"{name} {c.expected.value:.3f}" for name, c in curve.checks.items() if name != curve.family)
     words = (
-        f"The {curve.family} curve through the smaller sizes expects {one.expected.value:.3f} ({one.expected.low:.3f} to "
-        f"{one.expected.high:.3f}) for the largest, where {one.found:.3f} was measured; other curves: {others}."
+        f"The {curve.family} curve through the smaller sizes expects {one.expected.value:.3f} "
+        f"({one.expected.low:.3f} to {one.expected.high:.3f}) for the largest, where {one.found:.3f} was measured; other curves: {others}."
     )
     return [words]
 
@@ -53,9 +59,9 @@ def caption(found: Need) -> str:
     seeds = found.about["seeds"]
     return (
         f"{NAMES[found.metric]} on {found.rows:,} {found.split} rows, {arrow(found.metric)}, {seeds} seed"
-        f"{'s' if seeds > 1 else ''}; the same rows for all sizes, and none of them is trained on. A smaller size is part "
-        f"of a larger one. Sizes too small for {found.about['least_updates']} updates get more passes. Intervals are for "
-        "one further training scored on these rows."
+        f"{'s' if seeds > 1 else ''}; the same rows for all sizes, and none of them is trained on. A smaller size is "
+        f"part of a larger one. Sizes too small for {found.about['least_updates']} updates get more passes. Intervals are "
+        "for one further training scored on these rows."
     )
 
 

@@ -146,7 +146,9 @@ class _Frame:
             if trace.line and len(places) > 1:
                 parts.append(Markup('<path class="line" d="{}"/>').format(_way(places)))
             if trace.dots or len(places) == 1:
-                parts += [Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="4.5"/>').format(x, y) for x, y in places]
+                parts += [
+                    Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="4.5"/>').format(x, y) for x, y in places
+                ]
             if trace.name:
                 y = places[-1][1]
                 while any(abs(y - other) < 14 for other in taken):
@@ -162,7 +164,13 @@ def _way(places: Sequence[Point]) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:,.0f}" if value == round(value) and abs(value) < 1e7 else f"{value:.0e}" if value < 1e-3 else f"{value:g}"
+    return (
+        f"{value:,.0f}"
+        if value == round(value) and abs(value) < 1e7
+        else f"{value:.0e}"
+        if value < 1e-3
+        else f"{value:g}"
+    )
 
 
 def _line(style: str, x1: float, x2: float, y1: float, y2: float) -> Markup:

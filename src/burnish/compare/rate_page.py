@@ -47,7 +47,9 @@ def panel(found: RangeTest) -> Panel:
     top = MOST * float(smoothed[0])
     raw = [(rate, loss) for rate, loss in zip(found.rates, found.losses, strict=True) if loss <= top]
     curve = [(rate, float(loss)) for rate, loss in zip(found.rates, smoothed, strict=True) if loss <= top]
-    marks = [(rate, word) for rate, word in ((found.suggestion.rate, "suggested"), (found.recipe_rate, "recipe")) if rate]
+    marks = [
+        (rate, word) for rate, word in ((found.suggestion.rate, "suggested"), (found.recipe_rate, "recipe")) if rate
+    ]
     inside = [mark for mark in marks if found.rates[0] <= mark[0] <= found.rates[-1]]
     traces = [Trace("each update", raw, "faint", line=False, dots=True), Trace("smoothed", curve, "best")]
     return Panel("Loss while the rate rises", "learning rate", traces, log=True, marks=inside)

@@ -17,9 +17,14 @@ NAMES = {RATE: "rate", BATCH: "batch", EPOCHS: "epochs"}
 SPACING = 2.0
 """Factor between neighbouring rates that are chosen around the suggestion of a range test."""
 AROUND = (-2, -1, 0, 1)
-"""Their places, in powers of ``SPACING``: a short test suggests rates for short trainings, which are on the high side."""
+"""Their places, in powers of ``SPACING``: a short test suggests rates for short trainings, which are rather high."""
 
-EXAMPLES = {"--rates": "1e-4,3e-4,1e-3", "--epochs": "1,2,4", "--target": "0.8,0.85", "--sizes": "250,500,1000,2000,4000"}
+EXAMPLES = {
+    "--rates": "1e-4,3e-4,1e-3",
+    "--epochs": "1,2,4",
+    "--target": "0.8,0.85",
+    "--sizes": "250,500,1000,2000,4000",
+}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from burnish.compare.trials import Prepared
 from burnish.compare.variance import variance_shares
 from burnish.evaluate.intervals import holm
 
+
 @dataclass(frozen=True)
 class Line:
     """One trial.
@@ -182,7 +183,14 @@ def standings(
         value = estimate(runs, metric, weights)
         lines.append(Line(label, settings, value, stand.step, stand.total, share == 1.0, None, why, path))
     sign = -1.0 if METRICS[metric][1] else 1.0
-    lines.sort(key=lambda x: (x.value is None, bool(x.why_not), -x.step / (x.total or 1), sign * x.value.value if x.value else 0))
+    lines.sort(
+        key=lambda x: (
+            x.value is None,
+            bool(x.why_not),
+            -x.step / (x.total or 1),
+            sign * x.value.value if x.value else 0,
+        )
+    )
     if lines and lines[0].value:
         lines = _compared(lines, racer, metric, weights)
     winner = lines[0].label if lines and lines[0].value else None
@@ -245,7 +253,10 @@ def _cost(racer: Racer, space: Space, tested: Mapping[str, Any], about: Mapping[
     span = f"{grid_rates} rates"
     if rates:
         span += f" from {rates[0]:.1e} to {rates[-1]:.1e}, the range of the test"
-    parts = [span, *(f"{len(v)} {'epochs' if k == EPOCHS else 'batch sizes'}" for k, v in space.levels.items() if k != RATE)]
+    parts = [
+        span,
+        *(f"{len(v)} {'epochs' if k == EPOCHS else 'batch sizes'}" for k, v in space.levels.items() if k != RATE),
+    ]
     words = ", ".join(parts) + f", {seeds} seed{'s' if seeds > 1 else ''}"
     return Cost(
         updates,

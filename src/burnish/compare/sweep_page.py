@@ -71,8 +71,8 @@ def cost_words(found: Sweep) -> str:
     cost = found.cost
     tested = f", {cost.range_updates} of them for the range test" if cost.range_updates else ""
     return (
-        f"This took {cost.updates:,} updates on {cost.rows:,} rows{tested}: {cost.share:.0%} of the full grid ({cost.grid}: "
-        f"{cost.grid_updates:,} updates on {cost.grid_rows:,} rows), {cost.rows / max(1, cost.candidates_rows):.0%} of "
+        f"This took {cost.updates:,} updates on {cost.rows:,} rows{tested}: {cost.share:.0%} of the full grid ("
+        f"{cost.grid}: {cost.grid_updates:,} updates on {cost.grid_rows:,} rows), {cost.rows / max(1, cost.candidates_rows):.0%} of "
         "training every trial here to its end."
     )
 
@@ -80,8 +80,8 @@ def cost_words(found: Sweep) -> str:
 def caption(found: Sweep) -> str:
     """What the numbers are of."""
     return (
-        f"{METRIC_NAMES[found.metric]} on {found.rows:,} validation rows, {arrow(found.metric)}, at the best evaluation of "
-        "each trial; differences are paired by row, p-values corrected for all of them (Holm). The best of several is "
+        f"{METRIC_NAMES[found.metric]} on {found.rows:,} validation rows, {arrow(found.metric)}, at the best evaluation "
+        "of each trial; differences are paired by row, p-values corrected for all of them (Holm). The best of several is "
         "chosen by these rows, so that its own value is a little too good: the test rows were not looked at."
     )
 
@@ -112,7 +112,9 @@ def panels(found: Sweep) -> list[Panel]:
     """Rates against the metric, and every trial's way."""
     name = METRIC_NAMES[found.metric]
     rates = []
-    marks = [(rate, "suggested by the range test")] if (rate := (found.tested.get("suggestion") or {}).get("rate")) else []
+    marks = (
+        [(rate, "suggested by the range test")] if (rate := (found.tested.get("suggestion") or {}).get("rate")) else []
+    )
     for line in reversed(found.measured):
         if line.value:
             x, one = line.settings[RATE], line.value

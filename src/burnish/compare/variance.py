@@ -1,7 +1,7 @@
 """How much each setting matters: the variance of a quality over a full grid of settings, taken apart.
 
-With y over all combinations, each as likely, and m the mean of y, the functional decomposition (Hoeffding, 1948; Hutter,
-Hoos and Leyton-Brown, 2014, for forests) gives the setting j
+With y over all combinations, each as likely, and m the mean of y, the functional decomposition (Hoeffding, 1948;
+Hutter, Hoos and Leyton-Brown, 2014, for forests) gives the setting j
 
     f_j(level) = mean of y over all combinations with this level, minus m
     share_j    = mean of f_j^2 / mean of (y - m)^2

@@ -106,9 +106,7 @@ def subject_of(config: RunConfig, shadow: Shadow, rows: Rows) -> Subject:
         head=head_of(shadow.model) if shadow.classifier is None else None,
         classifier=shadow.classifier,
         table=rows.table,
-        collate=partial(
-            collate, layout=rows.layout, pad_id=rows.pad_id, decoder_start_id=rows.decoder_start
-        ),
+        collate=partial(collate, layout=rows.layout, pad_id=rows.pad_id, decoder_start_id=rows.decoder_start),
         cut=lambda numbers, lengths: micro_batches(numbers, lengths, batches, layout=rows.layout),
         computing=nullcontext,
         device=torch.device("cpu"),

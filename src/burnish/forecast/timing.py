@@ -183,7 +183,13 @@ def retention_seconds(setup: Setup, scorer: Scorer) -> dict[str, float]:
     each = (time.perf_counter() - began) / max(1, part.n_tokens)
     evaluations = evaluations_of(setup)
     updates = kept.config.every_steps
-    times = len(setup.updates) // updates if updates else evaluations // kept.every_evaluations if kept.every_evaluations else 0
+    times = (
+        len(setup.updates) // updates
+        if updates
+        else evaluations // kept.every_evaluations
+        if kept.every_evaluations
+        else 0
+    )
     return {
         "retention, before and after": 2 * each * kept.rows.n_tokens,
         **({"retention while training": times * each * part.n_tokens} if times else {}),

@@ -230,7 +230,9 @@ def fit_learning_curve(
         best, draws = _fitted(name, sizes[:-1], means[:-1], counts[:-1], spread[:-1], higher, limit, seed)
         noise = float(spread[-1] / np.sqrt(counts[-1]))
         checks[name] = Check(_predicted(best, draws, float(sizes[-1]), noise), float(means[-1]))
-    chosen = POWER if checks[POWER].holds else min(checks, key=lambda name: (not checks[name].holds, checks[name].error))
+    chosen = (
+        POWER if checks[POWER].holds else min(checks, key=lambda name: (not checks[name].holds, checks[name].error))
+    )
     best, draws = fitted[chosen]
     return LearningCurve(sizes, means, spread, best, draws, checks, _why_not(checks[chosen], best, draws))
 
@@ -239,8 +241,8 @@ def _why_not(check: Check, best: Curves, draws: Curves) -> str:
     if not check.holds:
         one = check.expected
         return (
-            f"no curve through the smaller sizes predicts the largest: {one.value:.3f} ({one.low:.3f} to {one.high:.3f}) "
-            f"was expected there, and {check.found:.3f} found"
+            f"no curve through the smaller sizes predicts the largest: {one.value:.3f} ({one.low:.3f} to "
+            f"{one.high:.3f}) was expected there, and {check.found:.3f} found"
         )
     if best.b[0] <= 0 or np.mean(draws.b <= 0) > 0.025:
         return "the quality does not clearly grow with the rows in this range"
