@@ -47,9 +47,10 @@ def check_words(curve: LearningCurve) -> list[str]:
         return []
     one = curve.checks[curve.family]
     others = ", ".join(f"{name} {c.expected.value:.3f}" for name, c in curve.checks.items() if name != curve.family)
+    expected = f"{one.expected.value:.3f} ({one.expected.low:.3f} to {one.expected.high:.3f})"
     words = (
-        f"The {curve.family} curve through the smaller sizes expects {one.expected.value:.3f} "
-        f"({one.expected.low:.3f} to {one.expected.high:.3f}) for the largest, where {one.found:.3f} was measured; other curves: {others}."
+        f"The {curve.family} curve through the smaller sizes expects {expected} for the largest, where {one.found:.3f} "
+        f"was measured; other curves: {others}."
     )
     return [words]
 
@@ -57,11 +58,12 @@ def check_words(curve: LearningCurve) -> list[str]:
 def caption(found: Need) -> str:
     """What the numbers are of."""
     seeds = found.about["seeds"]
+    count = "1 seed" if seeds == 1 else f"{seeds} seeds"
     return (
-        f"{NAMES[found.metric]} on {found.rows:,} {found.split} rows, {arrow(found.metric)}, {seeds} seed"
-        f"{'s' if seeds > 1 else ''}; the same rows for all sizes, and none of them is trained on. A smaller size is "
-        f"part of a larger one. Sizes too small for {found.about['least_updates']} updates get more passes. Intervals are "
-        "for one further training scored on these rows."
+        f"{NAMES[found.metric]} on {found.rows:,} {found.split} rows, {arrow(found.metric)}, {count}; the same rows for "
+        "all sizes, and none of them is trained on. A smaller size is part of a larger one. Sizes too small for "
+        f"{found.about['least_updates']} updates get more passes. Intervals are for one further training scored on these "
+        "rows."
     )
 
 

@@ -70,18 +70,19 @@ def cost_words(found: Sweep) -> str:
     """The work, beside that of the full grid."""
     cost = found.cost
     tested = f", {cost.range_updates} of them for the range test" if cost.range_updates else ""
+    grid = f"{cost.grid}: {cost.grid_updates:,} updates on {cost.grid_rows:,} rows"
+    whole = cost.rows / max(1, cost.candidates_rows)
     return (
-        f"This took {cost.updates:,} updates on {cost.rows:,} rows{tested}: {cost.share:.0%} of the full grid ("
-        f"{cost.grid}: {cost.grid_updates:,} updates on {cost.grid_rows:,} rows), {cost.rows / max(1, cost.candidates_rows):.0%} of "
-        "training every trial here to its end."
+        f"This took {cost.updates:,} updates on {cost.rows:,} rows{tested}: {cost.share:.0%} of the full grid ({grid}), "
+        f"{whole:.0%} of training every trial here to its end."
     )
 
 
 def caption(found: Sweep) -> str:
     """What the numbers are of."""
     return (
-        f"{METRIC_NAMES[found.metric]} on {found.rows:,} validation rows, {arrow(found.metric)}, at the best evaluation "
-        "of each trial; differences are paired by row, p-values corrected for all of them (Holm). The best of several is "
+        f"{METRIC_NAMES[found.metric]} on {found.rows:,} validation rows, {arrow(found.metric)}, at each trial's best "
+        "evaluation; differences are paired by row, p-values corrected for all of them (Holm). The best of several is "
         "chosen by these rows, so that its own value is a little too good: the test rows were not looked at."
     )
 
