@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from burnish.core.errors import TrainingStopped, UserError
-from burnish.core.events import Action, Callback, Event, Stage, Stepped, Stop
+from burnish.core.events import Action, Callback, Evaluated, Event, Stage, Stepped, Stop
 from burnish.core.findings import Finding
 from burnish.diagnose.rates import Suggestion, suggest
 from burnish.train.config import RunConfig
@@ -24,6 +25,8 @@ from burnish.train.state import TrainState
 
 ENOUGH = 8
 """Updates before which a loss that rises is noise."""
+FEWEST = 20
+"""Updates without which a range test says nothing."""
 COMPLAINS = 1.3
 """The test ends when the smoothed loss exceeds its minimum so many times."""
 TURNED = "the loss turned upwards"
@@ -77,6 +80,7 @@ def range_test(
     low: float | None = None,
     high: float | None = None,
     updates: int = 80,
+    share: float | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> RangeTest:
     """Train with a rising rate and say where the loss falls fastest and where it turns.
@@ -90,6 +94,7 @@ def range_test(
         low: First rate.
         high: Last rate.
         updates: How many updates the way takes.
+        share: Share of the recipe's own updates that they may be at most, as long as ``FEWEST`` are left.
         callbacks: Told of every update.
 
     Raises:
@@ -102,11 +107,13 @@ def range_test(
         raise UserError(
             f"the range from {low:g} to {high:g} is empty", where="--from, --to", fix="make `--to` the larger one"
         )
+    if share is not None:
+        updates = min(updates, max(FEWEST, int(share * len(setup.task_updates))))
     watch = _Watch()
     job = rising_job(setup, low, high, updates, callbacks)
     tell(callbacks, Stage("raising the learning rate", updates))
     try:
-        ended = train(job, TrainState(), [*callbacks, watch]).reason
+        ended = train(job, TrainState(), [*map(_unscored, callbacks), watch]).reason
     except TrainingStopped as stop:
         ended = stop.what
     if len(watch.losses) < ENOUGH:
@@ -130,13 +137,18 @@ def rising_job(setup: Setup, low: float, high: float, updates: int, callbacks: S
         job,
         updates=rows,
         stages=Stages((stage,)),
-        evaluate=dict,
+        evaluate=lambda: {Cadence().metric: math.nan},  # the loop asks at its end; nothing is scored
         save=lambda state: Path(),
         keep=lambda state, batches, stop: None,
         watched={name: () for name, _ in setup.trainable},
         cadence=Cadence(),
         watch=None,
     )
+
+
+def _unscored(callback: Callback) -> Callback:
+    """A callback that hears of no evaluation, since none was made."""
+    return lambda event: None if isinstance(event, Evaluated) else callback(event)
 
 
 class _Watch:
