@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from burnish.compare import run, worker
+from burnish.compare import racing, run, worker
 from burnish.core.config import build
 from burnish.core.errors import UserError
 from burnish.train.config import RunConfig
@@ -18,15 +18,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Runs in this process, and a list of them."""
     made: list[tuple[str, str]] = []
 
-    def here(mode: str, values: Mapping[str, Any], heard: Any = None) -> dict[str, Any]:
+    def here(mode: str, values: Mapping[str, Any], heard: Any = None, **options: Any) -> dict[str, Any]:
         made.append((mode, values["name"]))
         told: dict[str, Any] = {}
         monkeypatch.setattr(worker, "tell", lambda **said: told.update(said))
         try:
-            worker.MODES[mode](build(RunConfig, values))
+            worker.MODES[mode](build(RunConfig, values), **options)
         except UserError as error:
             told["failed"] = {"what": error.what, "where": error.where, "fix": error.fix}
         return told
 
-    monkeypatch.setattr(run, "call", here)
+    for caller in (run, racing):
+        monkeypatch.setattr(caller, "call", here)
     return made

@@ -16,6 +16,7 @@ from rich.text import Text
 from burnish.cli.turns import bars
 from burnish.compare import words
 from burnish.compare.outcome import Outcome
+from burnish.compare.race import Stand
 from burnish.compare.results import NAMES, Results, verdict
 from burnish.compare.run import Listener
 from burnish.compare.trials import Trial
@@ -60,12 +61,14 @@ class Turns:
         elif "stage" in told:
             self.progress.update(self.run, count=escape(told["stage"]))
 
-    def ends(self, trial: Trial, result: Outcome | str) -> None:
+    def ends(self, trial: Trial, result: Outcome | Stand | str) -> None:
         """A run has ended; its line stays."""
         self.progress.update(self.run, visible=False)
         seconds = f"[dim]{time.monotonic() - self.began:.0f} s[/dim]"
         if isinstance(result, str):
             line = f"[red]✗[/red] {_named(trial)}: [red]{escape(result)}[/red] {seconds}"
+        elif isinstance(result, Stand):
+            line = f"[green]✓[/green] {_named(trial)}: {result.step:,} of {result.total:,} updates {seconds}"
         else:
             speed = f"{result.facts['tokens_per_second']:,.0f} tokens/s, peak {words.size(result.facts['peak_bytes'])}"
             line = f"[green]✓[/green] {_named(trial)}: {speed} {seconds}"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from burnish.adapters.attach import sets_of
 from burnish.adapters.training import handed_over
 from burnish.checkpoint.store import Checkpoint, CheckpointStore
 from burnish.compare.front import Advice, Option, Place, advise, places
+from burnish.compare.outcome import scored_of
 from burnish.compare.retained import Meter, meter_of
 from burnish.compare.run import deciding
 from burnish.compare.statistics import METRICS, Scored, estimate, resampled
@@ -120,18 +120,7 @@ class Judge:
 
     def _scored(self) -> Scored:
         split = self.target.split
-        result = evaluate(self.target.view, split, self.settings, self.target.prepared.renderer)
-        losses, counts = result.losses, np.maximum(result.losses.counts, 1.0)
-        classes = len(split.choices) if result.result is None and len(result.scores) else 0
-        empty = np.empty(0, dtype=np.int64)
-        return Scored(
-            ids=tuple(map(str, range(len(counts)))),
-            losses=losses.totals / counts,
-            counts=losses.counts,
-            true=np.asarray(split.true, dtype=np.int64) if classes else empty,
-            predicted=result.scores.argmax(1) if classes else empty,
-            classes=classes,
-        )
+        return scored_of(split, evaluate(self.target.view, split, self.settings, self.target.prepared.renderer))
 
 
 def interpolate_run(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from burnish.compare.statistics import Scored
+from burnish.evaluate.run import Evaluation, Split
 from burnish.train.folder import RunFolder
 
 BASE, TUNED = "base", "tuned"
@@ -84,4 +85,19 @@ def scored(rows: Sequence[Mapping[str, Any]], counts: Any, labels: Sequence[str]
         true=np.array([places[row["target"].strip()] for row in rows] if places else [], dtype=np.int64),
         predicted=np.array([places[row[which]["predicted"]] for row in rows] if places else [], dtype=np.int64),
         classes=len(labels),
+    )
+
+
+def scored_of(split: Split, result: Evaluation) -> Scored:
+    """A model's scores on a split as they were made; classes are there where each row has one answer."""
+    losses, counts = result.losses, np.maximum(result.losses.counts, 1.0)
+    classes = len(split.choices) if result.result is None and len(result.scores) else 0
+    empty = np.empty(0, dtype=np.int64)
+    return Scored(
+        ids=tuple(map(str, range(len(counts)))),
+        losses=losses.totals / counts,
+        counts=losses.counts,
+        true=np.asarray(split.true, dtype=np.int64) if classes else empty,
+        predicted=result.scores.argmax(1) if classes else empty,
+        classes=classes,
     )

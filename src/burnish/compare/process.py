@@ -16,13 +16,16 @@ Heard = Callable[[Mapping[str, Any]], None]
 WORKER = "burnish.compare.worker"
 
 
-def call(mode: str, recipe: Mapping[str, Any], heard: Heard = lambda told: None) -> dict[str, Any]:
+def call(
+    mode: str, recipe: Mapping[str, Any], heard: Heard = lambda told: None, **options: float | bool
+) -> dict[str, Any]:
     """Run the worker to its end and return everything that it told; ``failed`` says why it did not finish.
 
     Args:
-        mode: ``run``, ``score`` or ``pace``.
+        mode: A name in ``worker.MODES``.
         recipe: The values of the recipe.
         heard: Called with every line.
+        options: Further arguments of the mode.
     """
     source = str(Path(__file__).parents[2])
     paths = [source, os.environ.get("PYTHONPATH", "")]
@@ -32,7 +35,7 @@ def call(mode: str, recipe: Mapping[str, Any], heard: Heard = lambda told: None)
         path = Path(name) / "recipe.json"
         path.write_text(json.dumps(recipe), encoding="utf-8")
         process = subprocess.Popen(
-            [sys.executable, "-m", WORKER, mode, str(path)],
+            [sys.executable, "-m", WORKER, mode, str(path), json.dumps(options)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -11,6 +11,7 @@ from typing import Any
 from burnish.compare.outcome import Outcome, finished, read_outcome
 from burnish.compare.page import write_page
 from burnish.compare.process import call
+from burnish.compare.race import Stand
 from burnish.compare.results import Results, gather
 from burnish.compare.trials import Prepared, Trial, Wanted, prepare, reason
 from burnish.core.errors import UserError
@@ -34,7 +35,7 @@ class Listener:
 
     begins: Callable[[int, int, Trial], None] = lambda number, total, trial: None
     moves: Callable[[Mapping[str, Any]], None] = lambda told: None
-    ends: Callable[[Trial, Outcome | str], None] = lambda trial, result: None
+    ends: Callable[[Trial, Outcome | Stand | str], None] = lambda trial, result: None
     skips: Callable[[Trial], None] = lambda trial: None
 
 

@@ -6,18 +6,22 @@ import json
 import shutil
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from burnish.compare.latency import latencies
+from burnish.compare.race import race
 from burnish.core.config import build
 from burnish.core.errors import BurnishError, out_of_memory
 from burnish.core.events import Event, Stage, Started, Stepped
+from burnish.core.files import finite
 from burnish.train.config import RunConfig
 from burnish.train.folder import RunFolder
 from burnish.train.job import Cadence
 from burnish.train.loop import train
+from burnish.train.lr_range import range_test
 from burnish.train.run import make_job, start_run
 from burnish.train.score import Scorer
 from burnish.train.setup import set_up
@@ -86,13 +90,32 @@ def pace(config: RunConfig) -> None:
     tell(pace=statistics.median(heard.seconds[1:] or heard.seconds))
 
 
-MODES = {"run": run, "score": score, "pace": pace}
+def stretch(config: RunConfig, *, until: float, fresh: bool) -> None:
+    """Train a part of a trial."""
+    if race(config, until, fresh=fresh, heard=Teller()) is None:
+        raise KeyboardInterrupt
+    tell(done=True)
 
 
-def main(mode: str, recipe: Path) -> int:
+def find_range(config: RunConfig, *, updates: int, share: float) -> None:
+    """A range test of the learning rate."""
+    tell(range=finite(range_test(config, updates=updates, share=share, callbacks=[Teller()]).to_json()))
+
+
+MODES: dict[str, Callable[..., None]] = {
+    "run": run,
+    "score": score,
+    "pace": pace,
+    "stretch": stretch,
+    "range": find_range,
+}
+
+
+def main(mode: str, recipe: Path, options: str = "{}") -> int:
     """Do one thing; a refusal becomes one line."""
     try:
-        MODES[mode](build(RunConfig, json.loads(recipe.read_text(encoding="utf-8")), where=str(recipe)))
+        config = build(RunConfig, json.loads(recipe.read_text(encoding="utf-8")), where=str(recipe))
+        MODES[mode](config, **json.loads(options))
     except BurnishError as error:
         tell(failed={"what": error.what, "where": error.where, "fix": error.fix})
         return error.exit_code
@@ -105,4 +128,4 @@ def main(mode: str, recipe: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]))

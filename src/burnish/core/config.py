@@ -282,4 +282,4 @@ def _copy(value: Any) -> Any:
 def _similar_files(path: Path) -> str:
     folder = path.parent
     names = [p.name for p in folder.iterdir() if p.suffix in {".yaml", ".yml"}] if folder.is_dir() else []
-    return f"in {folder}: {', '.join(sorted(names))}" if names else "name an existing recipe file"
+    return f"in {folder}: {', '.join(sorted(names))}" if names else "name an existing file"

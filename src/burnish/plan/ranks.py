@@ -155,6 +155,17 @@ def lora_of(adapters: Sequence[MethodConfig]) -> tuple[int, LoraConfig]:
     )
 
 
+def way(by: str) -> Gain:
+    """What ranks are dealt by.
+
+    Raises:
+        UserError: There is no such way.
+    """
+    if by not in GAINS:
+        raise UserError(f"ranks cannot be dealt by `{by}`", where="--by", fix=suggestion(by, list(GAINS)))
+    return GAINS[by]
+
+
 def plan_ranks(
     config: LoraConfig,
     model: PreTrainedModel,
@@ -174,11 +185,12 @@ def plan_ranks(
     Raises:
         UserError: There is no such name, the budget is too small, or the method refuses the ranks.
     """
-    if by not in GAINS:
-        raise UserError(f"ranks cannot be dealt by `{by}`", where="--by", fix=suggestion(by, list(GAINS)))
-    config = config.model_copy(update={"rank_pattern": {}, "alpha_pattern": {}})
+    gain = way(by)
+    config = _plain(config)
     if budget is not None:
-        config = fitted(config, model, budget)[0].model_copy(update={"rank_pattern": {}})  # type: ignore[assignment]
+        nearest = fitted(config, model, budget)[0]
+        assert isinstance(nearest, LoraConfig)
+        config = _plain(nearest)
     uniform = parameters_of(config, model)
     budget = uniform if budget is None else budget
     costs, fixed = _costs(config, model)
@@ -191,12 +203,17 @@ def plan_ranks(
         )
     known = {one.name: one for one in found}
     side = {site.name: min(sides(site.host) or (1, 1)) for site in sites_of(config, model)}
-    gain = GAINS[by]
     gains = {name: (lambda k, one=known[name]: gain(one, k)) for name in costs}
     least = dict.fromkeys(costs, max(1, int(LEAST * config.rank)))
     most = {name: min(side[name], max(1, int(MOST * config.rank))) for name in costs}
     ranks = deal(gains, costs, budget - fixed, least, most)
     return RankPlan(config, by, budget, ranks, parameters_of(patterned(config, ranks), model), uniform)
+
+
+def _plain(config: LoraConfig) -> LoraConfig:
+    """The configuration without patterns."""
+    values = config.model_dump(exclude_unset=True, exclude={"rank_pattern", "alpha_pattern"})
+    return LoraConfig(**values)
 
 
 def _costs(config: LoraConfig, model: PreTrainedModel) -> tuple[dict[str, int], int]:

@@ -24,6 +24,8 @@ from burnish.train.state import TrainState
 
 ENOUGH = 8
 """Updates before which a loss that rises is noise."""
+FEWEST = 20
+"""Updates without which a range test says nothing."""
 COMPLAINS = 1.3
 """The test ends when the smoothed loss exceeds its minimum so many times."""
 TURNED = "the loss turned upwards"
@@ -77,6 +79,7 @@ def range_test(
     low: float | None = None,
     high: float | None = None,
     updates: int = 80,
+    share: float | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> RangeTest:
     """Train with a rising rate and say where the loss falls fastest and where it turns.
@@ -90,6 +93,7 @@ def range_test(
         low: First rate.
         high: Last rate.
         updates: How many updates the way takes.
+        share: Share of the recipe's own updates that they may be at most, as long as ``FEWEST`` are left.
         callbacks: Told of every update.
 
     Raises:
@@ -102,6 +106,8 @@ def range_test(
         raise UserError(
             f"the range from {low:g} to {high:g} is empty", where="--from, --to", fix="make `--to` the larger one"
         )
+    if share is not None:
+        updates = min(updates, max(FEWEST, int(share * len(setup.task_updates))))
     watch = _Watch()
     job = rising_job(setup, low, high, updates, callbacks)
     tell(callbacks, Stage("raising the learning rate", updates))

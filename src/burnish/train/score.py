@@ -97,7 +97,11 @@ class Scorer:
 
     def validation(self) -> dict[str, float]:
         """Metrics of the model as it is now on the validation rows."""
-        return self._evaluate(self.validation_split, quiet=True).values()
+        return self.validated().values()
+
+    def validated(self) -> Evaluation:
+        """The model as it is now on the validation rows, row by row."""
+        return self._evaluate(self.validation_split, quiet=True)
 
     def base(self) -> Evaluation:
         """Score the model before its first update."""

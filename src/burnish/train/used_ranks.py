@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from burnish.adapters.attach import sets_of
 from burnish.adapters.drift import Drift, adapter_drift, weight_drift
@@ -14,6 +15,7 @@ from burnish.adapters.lora_layers import LowRank
 from burnish.core.errors import UserError
 from burnish.models.anatomy import sites
 from burnish.models.load import load
+from burnish.train.config import RunConfig
 from burnish.train.folder import open_run
 from burnish.train.handover import load_handed_over, read_recipe
 from burnish.train.tasks import task_of
@@ -64,7 +66,7 @@ def used_ranks(path: Path) -> list[Used]:
     }
     drifts = [drift for one in attached for drift in adapter_drift(one)]
     if not attached:
-        drifts = _of_weights(path)
+        drifts = _of_weights(config, loaded.model)
     roles = {site.name: str(site.role) for site in sites(loaded.model)}
     found = [_used(one, roles, given) for one in drifts if one.name in roles]
     if not found:
@@ -77,10 +79,8 @@ def used_ranks(path: Path) -> list[Used]:
     return found
 
 
-def _of_weights(path: Path) -> list[Drift]:
+def _of_weights(config: RunConfig, tuned: PreTrainedModel) -> list[Drift]:
     """Of a run that trained the model itself: its weights beside the original's."""
-    config = read_recipe(open_run(path))
-    tuned = load_handed_over(path, dtype=torch.float32, device=torch.device("cpu")).model
     original = load(config.model, torch.float32, verify=False, headless=task_of(config).headless).model
     layers = {f"{site.name}.weight": site.layer for site in sites(tuned)}
     after = {name: p for name, p in tuned.named_parameters() if name in layers}

@@ -1,0 +1,91 @@
+"""One stretch of a trial from the side of the sweep: started in a process of its own, or read where it was made before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from burnish.compare.process import call
+from burnish.compare.race import Stand, stand_file
+from burnish.compare.run import Listener
+from burnish.compare.trials import Trial, reason
+from burnish.core.files import read_lines, write_json
+
+Shares = dict[float, Stand]
+
+
+@dataclass
+class Racer:
+    """Runs stretches and remembers where every trial stands.
+
+    Attributes:
+        listener: Who is told.
+        total: How many stretches there will be, as far as is known.
+        stands: By label, seed and share.
+        failures: Why trials ended early, by label.
+    """
+
+    listener: Listener
+    total: int = 0
+    stands: dict[str, dict[int, Shares]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    number: int = 0
+
+    def advance(self, trial: Trial, share: float) -> Stand | None:
+        """Bring a trial to a share of its updates; None where it failed."""
+        label = trial.variant.label
+        self.listener.begins(self.number, max(self.total, self.number + 1), trial)
+        self.number += 1
+        known = _known(trial, share)
+        if known:
+            self.listener.skips(trial)
+            return self._keep(trial, share, known)
+        fresh = not _goes_on(trial, share)
+        told = call("stretch", trial.recipe, self.listener.moves, until=share, fresh=fresh)
+        if "failed" in told:
+            self.failures[label] = reason(told["failed"]["what"], told["failed"]["fix"])
+            self.listener.ends(trial, self.failures[label])
+            return None
+        write_json(trial.record, {"key": trial.key, "share": share})
+        stand = _read(trial, share)
+        self.listener.ends(trial, stand)
+        return self._keep(trial, share, stand)
+
+    def last(self, label: str) -> Stand | None:
+        """Where the first seed of a trial stands now."""
+        shares = self.stands.get(label, {}).get(0, {})
+        return shares[max(shares)] if shares else None
+
+    def _keep(self, trial: Trial, share: float, stand: Stand) -> Stand:
+        self.stands.setdefault(trial.variant.label, {}).setdefault(trial.seed, {})[share] = stand
+        return stand
+
+
+def curve(trial: Trial, metric: str) -> list[tuple[int, float]]:
+    """Updates and the metric of the validation rows, as far as a trial came."""
+    path = trial.folder / "metrics.jsonl"
+    rows: list[dict[str, Any]] = read_lines(path) if path.is_file() else []
+    found = {row["step"]: row[metric] for row in rows if row.get("kind") == "validation" and row.get(metric) is not None}
+    return sorted(found.items())
+
+
+def _known(trial: Trial, share: float) -> Stand | None:
+    record = _record(trial)
+    if record.get("key") != trial.key or not (trial.folder / stand_file(share)).is_file():
+        return None
+    return _read(trial, share)
+
+
+def _goes_on(trial: Trial, share: float) -> bool:
+    """Whether a folder holds the beginning of this stretch: the same recipe, and not beyond its end already."""
+    record = _record(trial)
+    return bool(record.get("key") == trial.key and record.get("share", 1.0) <= share)
+
+
+def _record(trial: Trial) -> dict[str, Any]:
+    return dict(json.loads(trial.record.read_text(encoding="utf-8"))) if trial.record.is_file() else {}
+
+
+def _read(trial: Trial, share: float) -> Stand:
+    return Stand.read(json.loads((trial.folder / stand_file(share)).read_text(encoding="utf-8")))
