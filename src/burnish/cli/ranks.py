@@ -1,4 +1,4 @@
-"""`burnish ranks`: which layers and parts deserve ranks, from one pass of gradients; or which rank a run really used."""
+"""`burnish ranks`: which layers and parts deserve ranks, by one pass of gradients; or which rank a run really used."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def command(
     ] = None,
     by: Annotated[str, typer.Option(help="What ranks are dealt by: svd, sensitivity or fisher.")] = "sensitivity",
     rows: Annotated[int, typer.Option(min=1, max=4096, help="Training rows whose gradients are taken.")] = 64,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder; by default runs/ranks-NAME.", show_default=False)
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder; by default runs/ranks-NAME.", show_default=False)] = None,
     json: Json = False,
 ) -> int:
     """Measure the gradients of the untouched model on training rows, and deal ranks of LoRA to its matrices.

@@ -66,7 +66,9 @@ def curve(trial: Trial, metric: str) -> list[tuple[int, float]]:
     """Updates and the metric of the validation rows, as far as a trial came."""
     path = trial.folder / "metrics.jsonl"
     rows: list[dict[str, Any]] = read_lines(path) if path.is_file() else []
-    found = {row["step"]: row[metric] for row in rows if row.get("kind") == "validation" and row.get(metric) is not None}
+    found = {
+        row["step"]: row[metric] for row in rows if row.get("kind") == "validation" and row.get(metric) is not None
+    }
     return sorted(found.items())
 
 

@@ -4,8 +4,8 @@ Every matrix begins with a quarter of the uniform rank R, since a measurement on
 out, and ends at four times R at most. Between them ranks are dealt one by one, each to the matrix where it gains most
 for its parameters c = D_in + D_out. The k-th rank of a matrix gains
 
-    svd           s_k^2 / c       s_k the k-th singular value of the gradient: the squared length that it adds to what an
-                                  update can follow (Eckart and Young, 1936; so LoRA-GA and EVA choose directions)
+    svd           s_k^2 / c       s_k the k-th singular value of the gradient: the squared length that it adds to what
+                                  an update can follow (Eckart and Young, 1936; so LoRA-GA and EVA choose directions)
     sensitivity   m / (k c)       m = sum |g w|; dealt so, ranks come out in proportion to m / c (D'Hondt)
     fisher        m / (k c)       m = sum of the squared gradients of the rows
 """

@@ -23,9 +23,7 @@ ROWS = 32
 MICRO_BATCH_TOKENS = 1024
 
 
-def sample_losses(
-    config: RunConfig, rows: int = ROWS, *, one_by_one: bool = False
-) -> tuple[Loaded, Iterator[Tensor]]:
+def sample_losses(config: RunConfig, rows: int = ROWS, *, one_by_one: bool = False) -> tuple[Loaded, Iterator[Tensor]]:
     """The recipe's model in fp32 and, lazily, the mean loss of each micro-batch of its first training rows.
 
     Args:
