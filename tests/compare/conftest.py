@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from burnish.compare import racing, run, worker
+from burnish.compare import racing, run, search, worker
 from burnish.core.config import build
-from burnish.core.errors import UserError
+from burnish.core.errors import BurnishError
 from burnish.train.config import RunConfig
 
 
@@ -24,10 +24,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         monkeypatch.setattr(worker, "tell", lambda **said: told.update(said))
         try:
             worker.MODES[mode](build(RunConfig, values), **options)
-        except UserError as error:
+        except BurnishError as error:
             told["failed"] = {"what": error.what, "where": error.where, "fix": error.fix}
         return told
 
-    for caller in (run, racing):
+    for caller in (run, racing, search):
         monkeypatch.setattr(caller, "call", here)
     return made
