@@ -75,10 +75,11 @@ def main() -> None:
         child(options.child)
         return
     sys.path.insert(0, str(HERE))
+    from tests.support.recipes import recipe
+
     from burnish.core.config import build
     from burnish.train.config import RunConfig
     from burnish.train.run import start_run
-    from tests.support.recipes import recipe
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -17,7 +17,7 @@ WORKER = "burnish.compare.worker"
 
 
 def call(
-    mode: str, recipe: Mapping[str, Any], heard: Heard = lambda told: None, **options: float | bool
+    mode: str, recipe: Mapping[str, Any], heard: Heard = lambda told: None, **options: float | bool | str
 ) -> dict[str, Any]:
     """Run the worker to its end and return everything that it told; ``failed`` says why it did not finish.
 

@@ -138,7 +138,7 @@ def _one(wanted: Wanted, trial: Trial, steps: dict[str, int], listener: Listener
     label = trial.variant.label
     if wanted.seconds_each is not None:
         if label not in steps:
-            fitted = _steps(trial, wanted.seconds_each, listener)
+            fitted = steps_within(trial, wanted.seconds_each, listener)
             if isinstance(fitted, str):
                 listener.ends(trial, fitted)
                 return fitted
@@ -164,7 +164,7 @@ def _done(trial: Trial) -> bool:
     return bool(json.loads(trial.record.read_text(encoding="utf-8")).get("key") == trial.key)
 
 
-def _steps(trial: Trial, seconds: float, listener: Listener) -> int | str:
+def steps_within(trial: Trial, seconds: float, listener: Listener) -> int | str:
     """How many updates fit into a time, from a short measurement that is kept beside the runs."""
     kept = trial.folder.with_name(f"{trial.variant.slug}-pace.json")
     recipe = {**trial.recipe, "name": f"{trial.variant.slug}-pace"}

@@ -13,9 +13,11 @@ from typing import Any
 
 from burnish.compare.latency import latencies
 from burnish.compare.race import race
+from burnish.compare.statistics import METRICS
+from burnish.compare.study import Pruning, running_trial
 from burnish.core.config import build
 from burnish.core.errors import BurnishError, out_of_memory
-from burnish.core.events import Event, Stage, Started, Stepped
+from burnish.core.events import Action, Event, Stage, Started, Stepped
 from burnish.core.files import finite
 from burnish.train.config import RunConfig
 from burnish.train.folder import RunFolder
@@ -102,12 +104,29 @@ def find_range(config: RunConfig, *, updates: int, share: float) -> None:
     tell(range=finite(range_test(config, updates=updates, share=share, callbacks=[Teller()]).to_json()))
 
 
+def searched(config: RunConfig, *, store: str, study: str, pruner: str, trial: int, metric: str) -> None:
+    """Train a trial of a search, which its pruner may end."""
+    pruning, heard = Pruning(running_trial(store, study, pruner, trial), metric), Teller()
+
+    def both(event: Event) -> Action | None:
+        heard(event)
+        return pruning(event)
+
+    stand = race(config, 1.0, fresh=True, heard=both)
+    if stand is None:
+        raise KeyboardInterrupt
+    values = [value for _, value in pruning.values]
+    best = (max if METRICS[metric][1] else min)(values) if values else None
+    tell(value=best, pruned=pruning.pruned)
+
+
 MODES: dict[str, Callable[..., None]] = {
     "run": run,
     "score": score,
     "pace": pace,
     "stretch": stretch,
     "range": find_range,
+    "searched": searched,
 }
 
 

@@ -25,8 +25,12 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
     """Read a recipe with the safe loader, which builds plain values only and refuses object tags and double keys.
+
+    Args:
+        path: The file.
+        what: What to call it in a message.
 
     Raises:
         UserError: The file is missing, is no YAML, or is not a mapping.
@@ -34,18 +38,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError("the recipe does not exist", where=str(path), fix=_similar_files(path)) from None
+        raise UserError(f"the {what} does not exist", where=str(path), fix=_similar_files(path)) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe cannot be read: {error}", where=str(path), fix="name a UTF-8 YAML file") from None
+        raise UserError(f"the {what} cannot be read: {error}", where=str(path), fix="name a UTF-8 YAML file") from None
     try:
         value = _load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise UserError(f"the recipe is not valid YAML: {problem}", where=place, fix="mend the line") from None
+        raise UserError(f"the {what} is not valid YAML: {problem}", where=place, fix="mend the line") from None
     if not isinstance(value, dict):
-        raise UserError("the recipe is not a mapping of keys to values", where=str(path), fix="see docs/recipe.md")
+        raise UserError(f"the {what} is not a mapping of keys to values", where=str(path), fix="see docs/recipe.md")
     return value
 
 
@@ -96,16 +100,20 @@ _UniqueKeys.add_implicit_resolver(
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return ``values`` with each ``section.key=value`` applied; the value is read as YAML.
+    """Return ``values`` with each ``section.key=value`` applied, the value read as YAML, and each ``@FILE`` laid over.
 
     Raises:
-        UserError: An override has no ``=``, or descends into something that is not a mapping.
+        UserError: An override has no ``=``, or descends into something that is not a mapping; a file cannot be read.
     """
     result = _copy(values)
     for override in overrides:
+        if override.startswith("@"):
+            result = overlaid(result, read_yaml(Path(override[1:]), "file of settings"))
+            continue
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"`{override}` is not an override", fix="write it as `train.learning_rate=1e-4`")
+            fix = "write it as `train.learning_rate=1e-4`, or name a file of settings as `@FILE.yaml`"
+            raise UserError(f"`{override}` is not an override", fix=fix)
         target: Any = result
         *parents, last = key.strip().split(".")
         for depth, name in enumerate(parents):
@@ -114,6 +122,25 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
             target[_key(target, last, key.strip(), override)] = _load(text)
         except (yaml.YAMLError, RecursionError, ValueError):
             raise UserError(f"the value of `{override}` is not valid YAML", fix="quote the value") from None
+    return result
+
+
+CHOOSES = ("method", "kind")
+"""Keys by which a section says what it is."""
+
+
+def overlaid(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others laid over them, key by key and section by section.
+
+    A section that says what it is (``method``, ``kind``) takes the place of the other as a whole: the settings of one
+    method mean nothing to another.
+    """
+    result = dict(values)
+    for key, value in over.items():
+        below = result.get(key)
+        sections = isinstance(value, Mapping) and isinstance(below, Mapping)
+        whole = isinstance(value, Mapping) and any(name in value for name in CHOOSES)
+        result[key] = overlaid(below, value) if sections and not whole else _copy(value)  # type: ignore[arg-type]
     return result
 
 
@@ -255,4 +282,4 @@ def _copy(value: Any) -> Any:
 def _similar_files(path: Path) -> str:
     folder = path.parent
     names = [p.name for p in folder.iterdir() if p.suffix in {".yaml", ".yml"}] if folder.is_dir() else []
-    return f"in {folder}: {', '.join(sorted(names))}" if names else "name an existing recipe file"
+    return f"in {folder}: {', '.join(sorted(names))}" if names else "name an existing file"

@@ -23,12 +23,13 @@ ROWS = 32
 MICRO_BATCH_TOKENS = 1024
 
 
-def sample_losses(config: RunConfig, rows: int = ROWS) -> tuple[Loaded, Iterator[Tensor]]:
+def sample_losses(config: RunConfig, rows: int = ROWS, *, one_by_one: bool = False) -> tuple[Loaded, Iterator[Tensor]]:
     """The recipe's model in fp32 and, lazily, the mean loss of each micro-batch of its first training rows.
 
     Args:
         config: The recipe.
         rows: How many rows.
+        one_by_one: Whether every row is a micro-batch of its own, as the squares of gradients need it.
 
     Raises:
         UserError: The recipe, its data or its model is refused.
@@ -41,10 +42,10 @@ def sample_losses(config: RunConfig, rows: int = ROWS) -> tuple[Loaded, Iterator
     table = prepared.train.head(min(rows, len(prepared.train)))
     terms = task_of(config).terms(config, prepared)
     head = head_of(loaded.model) if loaded.classifier is None else None
-    cut = BatchConfig(micro_batch_tokens=MICRO_BATCH_TOKENS)
+    cut, parts = BatchConfig(micro_batch_tokens=MICRO_BATCH_TOKENS), len(table) if one_by_one else None
 
     def losses() -> Iterator[Tensor]:
-        for chosen in micro_batches(range(len(table)), table.lengths, cut, layout="bucketed"):  # type: ignore[arg-type]
+        for chosen in micro_batches(range(len(table)), table.lengths, cut, parts, layout="bucketed"):  # type: ignore[arg-type]
             batch = collate(table, chosen, "bucketed", pad_id(loaded.tokenizer), decoder_start_id=decoder_start(loaded))
             context = ModelContext(loaded.model, head, classifier=loaded.classifier)
             yield sum(  # type: ignore[misc]
