@@ -117,8 +117,8 @@ def test_choices_by_hand() -> None:
 @pytest.mark.parametrize(("name", "layout"), [("llama", "packed"), ("gpt2", "bucketed"), ("t5", "bucketed")])
 def test_choices_are_read_from_few_rows(name: str, layout: Layout) -> None:
     """As with a row for every choice, to rounding. ` mat` and ` dog` are tokens behind the same text: one row for
-    both; ` three` and ` nine ten` part at once, and the row of ` nine` holds what ` three` needs. No row is the beginning
-    of another, and every predicted token is read behind the very tokens that precede it."""
+    both; ` three` and ` nine ten` part at once, and the row of ` nine` holds what ` three` needs. No row is the
+    beginning of another, and every predicted token is read behind the very tokens that precede it."""
     view = view_of(name, layout)
     rows = rows_of(view, replace(KNOWN, items=(*KNOWN.items, Item("counting", "a", (" b c", " b d", " b"), 0))))
     assert rows.answers is not None

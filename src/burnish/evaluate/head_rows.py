@@ -25,7 +25,6 @@ from burnish.evaluate.loss import Progress, RowLosses, View
 from burnish.models.classifier import class_logits
 from burnish.ops.units import UNIT_LOSSES
 
-
 Part = tuple[Mapping[str, Any], Iterable[dict[str, Any]]]
 """Some examples of a result: their part of every column, and their rows."""
 

@@ -1,7 +1,7 @@
 """Choices of questions scored with as few tokens through the model as tell them apart.
 
-A choice ``a_1 ... a_m`` behind its question q is scored from the hidden states of q, a_1, ..., a_(m-1): its last token is
-only predicted. What another choice's tokens begin with needs no row of its own, so that a question whose choices are
+A choice ``a_1 ... a_m`` behind its question q is scored from the hidden states of q, a_1, ..., a_(m-1): its last token
+is only predicted. What another choice's tokens begin with needs no row of its own, so that a question whose choices are
 single tokens takes one row, and not as many as it has choices.
 
 Shapes: C predicted tokens, P places with a prediction, V vocabulary.
