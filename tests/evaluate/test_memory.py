@@ -19,7 +19,7 @@ from burnish.train.setup import set_up
 from tests.support.head_rows import ROWS
 from tests.support.recipes import LABELS, configured, write_rows
 
-FEW, MANY = 400, 1600
+FEW, MANY = 400, 1200
 BYTES = 480
 KINDS: dict[str, Any] = {
     "choices": {"model": "llama", "evaluate": {"choices": LABELS}},
