@@ -88,14 +88,23 @@ def main() -> None:
         run = start_run(build(RunConfig, values)).folder
         for count in options.rows:
             file, out = write(folder / f"{count}.jsonl", count), folder / "predictions.jsonl"
-            told = ["evaluate", str(run), f"data.test={file}", "data.split={validation: 12}", "--predictions", str(out), "--no-speed"]
+            told = [
+                "evaluate",
+                str(run),
+                f"data.test={file}",
+                "data.split={validation: 12}",
+                "--predictions",
+                str(out),
+                "--no-speed",
+            ]
             command = [sys.executable, __file__, "--child", *told]
             answer = subprocess.run(command, capture_output=True, text=True, check=True)
             found = json.loads(answer.stdout.rpartition("MEASURED ")[2])
             if found["code"]:
                 raise SystemExit(answer.stdout + answer.stderr)
             lines = sum(1 for _ in out.open(encoding="utf-8"))
-            print(f"{count:>9,} rows: peak {found['peak'] / 1e6:.1f} MB anonymous, {found['seconds']:.0f} s, {lines:,} lines")
+            peak = found["peak"] / 1e6
+            print(f"{count:>9,} rows: peak {peak:.1f} MB anonymous, {found['seconds']:.0f} s, {lines:,} lines")
 
 
 if __name__ == "__main__":

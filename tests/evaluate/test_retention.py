@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from burnish.adapters.prompt import PromptConfig
 from burnish.core.errors import UserError
 from burnish.data.batches import Layout
 from burnish.evaluate.config import EvaluateConfig, RetentionConfig
-from burnish.evaluate.loss import View
+from burnish.evaluate.loss import View, row_losses
 from burnish.evaluate.retention import score as scoring
 from burnish.evaluate.retention.change import describe, right
 from burnish.evaluate.retention.layers import cosines, linear_cka
@@ -27,6 +28,7 @@ from burnish.evaluate.retention.rows import RetentionRows, make_rows
 from burnish.evaluate.retention.score import Said, listen
 from burnish.evaluate.retention.sequence import transfer
 from burnish.evaluate.retention.sources import Item, Passage, RetentionSet, read_set
+from burnish.evaluate.retention.stems import choice_losses, stems_of
 from burnish.models.load import Loaded
 from tests.support.tiny import tiny, tiny_tokenizer
 
@@ -110,6 +112,31 @@ def test_choices_by_hand() -> None:
         picked.append(int(np.argmax(totals)))
         place += 2
     assert right(rows, said)[0].tolist() == picked
+
+
+@pytest.mark.parametrize(("name", "layout"), [("llama", "packed"), ("gpt2", "bucketed"), ("t5", "bucketed")])
+def test_choices_are_read_from_few_rows(name: str, layout: Layout) -> None:
+    """As with a row for every choice, to rounding. ` mat` and ` dog` are tokens behind the same text: one row for
+    both; ` three` and ` nine ten` part at once, and the row of ` nine` holds what ` three` needs. No row is the
+    beginning of another, and every predicted token is read behind the very tokens that precede it."""
+    view = view_of(name, layout)
+    rows = rows_of(view, replace(KNOWN, items=(*KNOWN.items, Item("counting", "a", (" b c", " b d", " b"), 0))))
+    assert rows.answers is not None
+    expected = row_losses(view, rows.answers).totals
+    assert choice_losses(view, rows.answers) == pytest.approx(expected, abs=1e-5)
+    if name == "t5":
+        return
+    stems = stems_of(rows.answers)
+    held = [stems.table.row(i)[0].tolist() for i in range(len(stems.table))]
+    assert not any(a is not b and b[: len(a)] == a for a in held for b in held)
+    for choice in range(len(rows.answers)):
+        ids, trained = rows.answers.row(choice)
+        own = stems.choices == choice
+        assert stems.tokens[own].tolist() == ids[trained].tolist()
+        for row, place, token in zip(stems.rows[own], stems.places[own], ids[trained], strict=True):
+            at = int(place) + 1
+            assert [*held[row][:at], token] == ids[: at + 1].tolist()
+    assert stems.table.n_tokens < rows.answers.n_tokens and len(held) < len(rows.answers)
 
 
 @pytest.mark.parametrize("layout", ["packed", "bucketed"])

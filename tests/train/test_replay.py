@@ -265,7 +265,9 @@ def test_a_head_replays_labelled_rows_of_an_earlier_run(tmp_path: Path) -> None:
         own = [batch for batch in batches if is_replayed(batch) == (name == "replay")]
         with torch.no_grad():
             losses = [
-                torch.nn.functional.cross_entropy(setup.context().class_logits(b).double(), b["labels"], reduction="sum")
+                torch.nn.functional.cross_entropy(
+                    setup.context().class_logits(b).double(), b["labels"], reduction="sum"
+                )
                 for b in own
             ]
         assert parts[name] == pytest.approx(factor * float(sum(losses)) / size, rel=1e-5)
@@ -274,7 +276,7 @@ def test_a_head_replays_labelled_rows_of_an_earlier_run(tmp_path: Path) -> None:
 
 
 def test_heads_of_tasks_replay_rows_of_their_own_tasks(tmp_path: Path) -> None:
-    """Two tasks with a head each; the earlier run had one of them, numbered otherwise: its rows get the classes of here."""
+    """Two tasks with a head each; the earlier run had one of them alone, and its rows get the classes of this one."""
     source = lambda folder, name: {"path": str(folder / "rows.jsonl"), "task": name}  # noqa: E731
     first = labelled(tmp_path / "first", data={"train": [source(tmp_path / "first", "mood")]}, train={"max_steps": 1})
     done = start_run(first)

@@ -93,8 +93,8 @@ class Term:
         needs: What it needs besides the model, for the memory that is predicted.
         once: A penalty, which depends on the weights and not on the rows: it is asked for once in an update, whatever
             the number of micro-batches, and counts one.
-        descend: Of a penalty that has one, a closed form of its gradient: adds it times a factor to the ``grad`` of what
-            is trained, which saves a pass over all of it, and returns the value of ``loss``.
+        descend: Of a penalty that has one, a closed form of its gradient: adds it times a factor to the ``grad`` of
+            what is trained, which saves a pass over all of it, and returns the value of ``loss``.
         source: Whose micro-batches it reads; those of the task without a name.
     """
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
@@ -28,6 +29,8 @@ PARTS: dict[str, np.dtype[Any]] = {
     "end": np.dtype(np.int64),
 }
 """What lies on the disk: all texts, one behind the other, and where that of each value begins and ends."""
+_SOME = 256
+"""Values that are taken at a time."""
 _OVERHEAD = 512
 """Bytes that an object of a few fields takes beside its texts."""
 
@@ -120,13 +123,14 @@ class JsonWriter(Generic[T]):
 
     def append(self, values: Iterable[T]) -> None:
         """Put values behind those that are there; one that comes again at once is written once."""
-        some = list(values)
-        if self.shelf.on_disk:
-            self._write(some)
-            return
-        self.values += some
-        distinct = {id(value): value for value in some}.values()
-        self.shelf.grow(sum(_OVERHEAD + len(self.codec.text(value) or b"") for value in distinct))
+        source = iter(values)
+        while some := list(islice(source, _SOME)):
+            if self.shelf.on_disk:
+                self._write(some)
+                continue
+            self.values += some
+            distinct = {id(value): value for value in some}.values()
+            self.shelf.grow(sum(_OVERHEAD + len(self.codec.text(value) or b"") for value in distinct))
 
     def move(self) -> None:
         """Go on in files."""

@@ -279,9 +279,7 @@ class _Rendering:
         self.renderer, self.dropped, self.tasks = renderer, state.dropped, tasks
         self.writers: dict[str, TableWriter] = {name: shelf.writer(name) for name in SPLITS}
         self.tallies = {name: Tally() for name in SPLITS}
-        self.held_out = {
-            name: JsonWriter(shelf, f"{name}.{cache.EXAMPLE}", cache.EXAMPLES) for name in SPLITS[1:]
-        }
+        self.held_out = {name: JsonWriter(shelf, f"{name}.{cache.EXAMPLE}", cache.EXAMPLES) for name in SPLITS[1:]}
         self.files: dict[str, int] = {}
         self.bad = {name: BadRows() for name in SPLITS}
         self.new: list[Example] = []

@@ -40,7 +40,7 @@ class ReplayRows:
     summary: dict[str, Any]
 
     def may_cut(self, row: int, length: int) -> bool:
-        """Whether something is learnt of a row that is cut to so many tokens; pairs and labelled rows are left whole."""
+        """Whether something is learnt of a row cut to so many tokens; pairs and labelled rows are left whole."""
         return not self.table.is_seq2seq and not self.table.has_head and bool(self.table.row(row)[1][:length].any())
 
 

@@ -65,9 +65,7 @@ Tagged = tuple[Example, list[str], list[float]]
 """An example, the likeliest tag of every word, and its probability."""
 
 
-def tag_words(
-    view: View, rows: HeadRows, progress: Progress | None = None
-) -> tuple[RowLosses, Iterator[list[Tagged]]]:
+def tag_words(view: View, rows: HeadRows, progress: Progress | None = None) -> tuple[RowLosses, Iterator[list[Tagged]]]:
     """Loss of every row; for each example the likeliest tag of every word and its probability, some at a time.
 
     The first token of a word decides. A word that the tokenizer drops has none and is outside of all entities.

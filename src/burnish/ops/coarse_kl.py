@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 
 
-def top_tokens(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top_tokens(logits_NV: Tensor, k: int, norm_N1: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The k most likely tokens of every position, and their log-probabilities.
 
     Args:
         logits_NV: Logits of a chunk of positions.
         k: How many are kept; at most V.
+        norm_N1: The logarithm of the sum of their exponentials, where it is known already.
 
     Returns:
         Ids [N, K], the most likely first, and log-probabilities [N, K], fp32.
     """
     values, ids = logits_NV.topk(min(k, logits_NV.shape[1]), dim=-1)
-    return ids, (values - logits_NV.logsumexp(-1, keepdim=True)).float()
+    norm = logits_NV.logsumexp(-1, keepdim=True) if norm_N1 is None else norm_N1
+    return ids, (values - norm).float()
 
 
 def coarse_kl(kept_NK: Tensor, other_NK: Tensor) -> Tensor:

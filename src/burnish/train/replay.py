@@ -162,9 +162,7 @@ class _Reader:
                 where="data.replay.runs",
                 fix=f"name runs of `task: {self.config.task.kind}`",
             )
-        render: RenderConfig = earlier.data.render.model_copy(
-            update={"max_length": self.config.data.render.max_length}
-        )
+        render: RenderConfig = earlier.data.render.model_copy(update={"max_length": self.config.data.render.max_length})
         data = earlier.data.model_copy(update={"augment": (), "replay": None, "render": render})
         made = self._prepared(data, earlier.seed)
         examples, choice = list(made.examples["train"]), settings.earlier

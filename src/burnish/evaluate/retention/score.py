@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from burnish.core.types import Batch
-from burnish.evaluate.loss import View, row_losses
+from burnish.evaluate.loss import View
 from burnish.evaluate.retention.layers import LayerMeans, Vectors
 from burnish.evaluate.retention.rows import RetentionRows
+from burnish.evaluate.retention.stems import choice_losses
 from burnish.models.classifier import pool
 from burnish.models.forward import hidden_states
 from burnish.models.head import Head, head_of
@@ -84,7 +85,7 @@ def listen(view: View, rows: RetentionRows, original: Said | None = None, *, lay
         for name, values in _predictions(head, batch, hidden, original, tokens).items():
             parts.setdefault(name, []).append((tokens, values))
     found = {name: _scattered(pieces, int(places[-1])) for name, pieces in parts.items()}
-    choices = row_losses(view, rows.answers).totals if rows.answers is not None else np.zeros(0)
+    choices = choice_losses(view, rows.answers) if rows.answers is not None else np.zeros(0)
     return Said(**{"losses": np.zeros(0), **found}, choices=choices, vectors=means.found if means else {})
 
 
@@ -144,7 +145,7 @@ def _of_chunk(logits_CV: Tensor, labels_C: Tensor, base: tuple[Tensor, Tensor] |
     losses = (norm - logits_CV.gather(1, labels_C[:, None]))[:, 0]
     found: dict[str, Tensor] = {"losses": losses.double()}
     if base is None:
-        ids, logs = top_tokens(logits_CV, KEPT_TOKENS)
+        ids, logs = top_tokens(logits_CV, KEPT_TOKENS, norm)
         found |= {"top_ids": ids.int(), "top_logs": logs}
     else:
         ids, logs = base
