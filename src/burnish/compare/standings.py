@@ -164,7 +164,7 @@ def standings(
         tested: The range test.
         about: What was tried.
     """
-    first = next((one for label in candidates if (one := racer.last(label))), None)
+    first = next((stand for label in candidates if (stand := racer.last(label))), None)
     metric = metric if metric in METRICS and (metric == "loss" or (first and first.scored.classes)) else "loss"
     weights = resampled(len(first.scored.ids)) if first else np.empty((0, 0))
     keys = list(space.levels)
@@ -176,12 +176,12 @@ def standings(
             lines.append(Line(label, settings, why_not=racer.failures.get(label, "")))
             continue
         share = max(seeds[0])
-        stand = seeds[0][share]
+        last = seeds[0][share]
         runs = [shares[share].scored for shares in seeds.values() if share in shares]
         path = tuple(curve(prepared[label].trials[0], metric))
         why = racer.failures.get(label, "")
         value = estimate(runs, metric, weights)
-        lines.append(Line(label, settings, value, stand.step, stand.total, share == 1.0, None, why, path))
+        lines.append(Line(label, settings, value, last.step, last.total, share == 1.0, None, why, path))
     sign = -1.0 if METRICS[metric][1] else 1.0
     lines.sort(
         key=lambda x: (
