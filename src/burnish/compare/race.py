@@ -72,9 +72,14 @@ def scored_json(scored: Scored) -> dict[str, Any]:
 
 def read_scored(values: dict[str, Any]) -> Scored:
     """What ``scored_json`` wrote."""
-    floats = (np.asarray(values[name], dtype=np.float64) for name in ("losses", "counts"))
-    whole = (np.asarray(values[name], dtype=np.int64) for name in ("true", "predicted"))
-    return Scored(tuple(values["ids"]), *floats, *whole, classes=int(values["classes"]))  # type: ignore[arg-type]
+    return Scored(
+        tuple(values["ids"]),
+        np.asarray(values["losses"], dtype=np.float64),
+        np.asarray(values["counts"], dtype=np.float64),
+        np.asarray(values["true"], dtype=np.int64),
+        np.asarray(values["predicted"], dtype=np.int64),
+        int(values["classes"]),
+    )
 
 
 def stand_file(share: float) -> str:
