@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from burnish.cli.options import Json, Overrides, Recipe
+
+if TYPE_CHECKING:
+    from burnish.compare.standings import Sweep
 
 NAME = "sweep"
 
@@ -46,14 +49,11 @@ def command(
     import json as encoder
 
     from rich.console import Console
-    from rich.text import Text
 
     from burnish.api import load_recipe
     from burnish.cli.compared import listening
-    from burnish.cli.fronts import show_table, show_words
     from burnish.compare.space import read_numbers
     from burnish.compare.sweep import PAGE, RESULTS, WINNER, SweepWanted, sweep
-    from burnish.compare.sweep_page import caption, subject, table_of, verdict
     from burnish.core.files import finite
 
     config = load_recipe(recipe, overrides or ())
@@ -74,6 +74,20 @@ def command(
     if json:
         typer.echo(encoder.dumps(finite(found.to_json()), ensure_ascii=False))
         return 0
+    show(found)
+    typer.echo(f"\ntrain it    burnish run {recipe} {' '.join([*(overrides or ()), *found.overrides])}")
+    typer.echo(f"settings    {folder / WINNER}\npage        {folder / PAGE}\nnumbers     {folder / RESULTS}")
+    return 0
+
+
+def show(found: Sweep) -> None:
+    """What may be said, and the trials."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from burnish.cli.fronts import show_table, show_words
+    from burnish.compare.sweep_page import caption, subject, table_of, verdict
+
     console = Console(highlight=False)
     show_words(console, verdict(found))
     console.print(Text(f"\n{subject(found)}\n{caption(found)}", style="dim"), soft_wrap=True)
@@ -81,6 +95,3 @@ def command(
     for line in found.lines:
         if line.why_not:
             console.print(Text(f"{line.label}: ", style="red").append(line.why_not, style="default"), soft_wrap=True)
-    typer.echo(f"\ntrain it    burnish run {recipe} {' '.join([*(overrides or ()), *found.overrides])}")
-    typer.echo(f"settings    {folder / WINNER}\npage        {folder / PAGE}\nnumbers     {folder / RESULTS}")
-    return 0

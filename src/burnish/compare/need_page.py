@@ -59,11 +59,11 @@ def caption(found: Need) -> str:
     """What the numbers are of."""
     seeds = found.about["seeds"]
     count = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    least = found.about["least_updates"]
     return (
-        f"{NAMES[found.metric]} on {found.rows:,} {found.split} rows, {arrow(found.metric)}, {count}; the same rows for "
-        "all sizes, and none of them is trained on. A smaller size is part of a larger one. Sizes too small for "
-        f"{found.about['least_updates']} updates get more passes. Intervals are for one further training scored on these "
-        "rows."
+        f"{NAMES[found.metric]} on {found.rows:,} {found.split} rows, {arrow(found.metric)}, {count}; the same rows "
+        "for all sizes, and none of them is trained on. A smaller size is part of a larger one. Sizes too small for "
+        f"{least:,} updates get more passes. Intervals are for one further training scored on these rows."
     )
 
 

@@ -125,10 +125,11 @@ def need(curve: LearningCurve, name: str, target: float) -> Answer:
         return Answer(question, True, words, Interval(float(reached), float(reached), float(reached)))
     value = curve.sizes_for(target)
     if not math.isfinite(value.value):
-        end = sign * float(best.a[0])
-        why = f"the curve ends at {end:.3f}, and rows alone do not lead beyond it"
-        reachable = f"; at the best it takes {value.low:,.0f} rows" if value.low <= FAR * largest else ""
-        return Answer(question, False, f"{TOLD} for {question}, because {why}{reachable}", value)
+        end = curve.end
+        reachable = sign * (end.high if sign > 0 else end.low) > sign * target
+        why = f"the curve ends at {end.value:.3f} ({end.low:.3f} to {end.high:.3f}), "
+        why += "so that rows alone may not lead there" if reachable else "and rows alone do not lead beyond it"
+        return Answer(question, False, f"{TOLD} for {question}, because {why}", value)
     if value.value > FAR * largest:
         why = f"it lies beyond {FAR:g} times the {largest:,.0f} rows that were measured"
         return Answer(question, False, f"{TOLD} for {question}, because {why}", value)

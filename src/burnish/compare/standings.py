@@ -137,10 +137,14 @@ class Sweep:
         }
 
 
+def settled(metric: str, scored: Scored | None) -> str:
+    """The metric that rows can be compared by: the loss where it is none of ``METRICS``, or they have no classes."""
+    return metric if metric in METRICS and scored is not None and scored.classes else "loss"
+
+
 def value_of(scored: Scored, metric: str) -> float:
-    """A trial's metric; the loss where its rows have no classes."""
-    name = metric if metric in METRICS and (metric == "loss" or scored.classes) else "loss"
-    return float(METRICS[name][0](scored, np.ones((1, len(scored.ids))))[0])
+    """A trial's metric, settled on its rows."""
+    return float(METRICS[settled(metric, scored)][0](scored, np.ones((1, len(scored.ids))))[0])
 
 
 def standings(
@@ -164,8 +168,8 @@ def standings(
         tested: The range test.
         about: What was tried.
     """
-    first = next((one for label in candidates if (one := racer.last(label))), None)
-    metric = metric if metric in METRICS and (metric == "loss" or (first and first.scored.classes)) else "loss"
+    first = next((stand for label in candidates if (stand := racer.last(label))), None)
+    metric = settled(metric, first.scored if first else None)
     weights = resampled(len(first.scored.ids)) if first else np.empty((0, 0))
     keys = list(space.levels)
     lines = []
@@ -176,12 +180,12 @@ def standings(
             lines.append(Line(label, settings, why_not=racer.failures.get(label, "")))
             continue
         share = max(seeds[0])
-        stand = seeds[0][share]
+        last = seeds[0][share]
         runs = [shares[share].scored for shares in seeds.values() if share in shares]
         path = tuple(curve(prepared[label].trials[0], metric))
         why = racer.failures.get(label, "")
         value = estimate(runs, metric, weights)
-        lines.append(Line(label, settings, value, stand.step, stand.total, share == 1.0, None, why, path))
+        lines.append(Line(label, settings, value, last.step, last.total, share == 1.0, None, why, path))
     sign = -1.0 if METRICS[metric][1] else 1.0
     lines.sort(
         key=lambda x: (

@@ -73,8 +73,8 @@ def cost_words(found: Sweep) -> str:
     grid = f"{cost.grid}: {cost.grid_updates:,} updates on {cost.grid_rows:,} rows"
     whole = cost.rows / max(1, cost.candidates_rows)
     return (
-        f"This took {cost.updates:,} updates on {cost.rows:,} rows{tested}: {cost.share:.0%} of the full grid ({grid}), "
-        f"{whole:.0%} of training every trial here to its end."
+        f"This took {cost.updates:,} updates on {cost.rows:,} rows{tested}: {cost.share:.0%} of the full grid "
+        f"({grid}), {whole:.0%} of training every trial here to its end."
     )
 
 

@@ -184,6 +184,13 @@ class LearningCurve:
         low, high = (float(np.quantile(drawn, q, method="higher")) for q in (0.025, 0.975))
         return Interval(float(self.best.sizes_for(target)[0]), low, high)
 
+    @property
+    def end(self) -> Interval:
+        """Where the curve ends, with rows without end."""
+        assert self.best is not None and self.draws is not None
+        sign = self.best.sign
+        return Interval(float(sign * self.best.a[0]), *ends(sign * self.draws.a))
+
     def to_json(self) -> dict[str, Any]:
         """For the file of results."""
         best = self.best
