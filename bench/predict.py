@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def one_side(side: str, arguments: argparse.Namespace) -> dict[str, float]:
     config = recipe_of_run(arguments.run, [])
     target = open_target(config, arguments.split, run=arguments.run)
     if arguments.rows:
-        target = replace(target, split=target.split.subset(range(min(arguments.rows, len(target.split.table)))))
+        target = replace(target, split=first_rows(target.split, arguments.rows))
     if side in OPTIONS:
         return trainer(target, str(config.model.path), **OPTIONS[side])
     from burnish.evaluate.classes import score_classes
@@ -90,6 +91,12 @@ def one_side(side: str, arguments: argparse.Namespace) -> dict[str, float]:
     began = time.perf_counter()
     target.score()
     return {**found, "whole": time.perf_counter() - began}
+
+
+def first_rows(split: Any, rows: int) -> Any:
+    """The beginning of a split; examples that are read from a file are read once, in their order."""
+    examples = list(islice(split.examples, rows))
+    return replace(split, table=split.table.take(range(rows)), examples=examples, true=split.true[:rows])
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from burnish.compare import racing, run, search, worker
+from burnish.compare import racing, run, search, sweep, worker
 from burnish.core.config import build
 from burnish.core.errors import BurnishError
 from burnish.train.config import RunConfig
@@ -28,6 +28,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
             told["failed"] = {"what": error.what, "where": error.where, "fix": error.fix}
         return told
 
-    for caller in (run, racing, search):
+    for caller in (run, racing, search, sweep):
         monkeypatch.setattr(caller, "call", here)
     return made

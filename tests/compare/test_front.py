@@ -95,3 +95,11 @@ def test_the_headline_is_found_where_it_stands() -> None:
         kept = headline(found)
         assert kept is not None and (kept.value, kept.low, kept.high) == (0.98, 0.97, 0.99)
     assert headline(None) is None and headline({"change": {}}) is None
+
+
+def test_a_plain_way_that_loses_too_much_is_not_said_to_need_nothing() -> None:
+    """Alone, plain keeps the most (0.95), which is less than the 0.99 that are to be kept."""
+    advice = advise([option("plain", 0.72, 0.95)], "macro_f1", 0.01, plain="plain")
+    assert advice is not None and not advice.within
+    assert advice.words[0].startswith("None of these loses as little as 1 %")
+    assert advice.words[1:] == ("That is the plain way: no means that was tried keeps more.",)

@@ -133,6 +133,19 @@ def test_activations_are_those_of_the_real_model(method: str, checkpointing: boo
     assert found.activations + found.working == pytest.approx(ledger.peak, abs=600)
 
 
+def test_gradients_of_an_earlier_micro_batch_are_counted() -> None:
+    """Full tuning: the second micro-batch meets 4 bytes for each number, and makes its own gradients beside them."""
+    shapes = built(tiny("llama").config, "llama")
+    shadow = shadow_of(shapes, [METHODS["full"].config(method="full")], FP32)
+    first = footprint(shadow, pack(), supervised_terms())
+    second = footprint(shadow, pack(), supervised_terms(), accumulates=True)
+    assert second.activations == first.activations
+    largest = max(4 * p.numel() for _, p in shadow.trainable)
+    assert second.activations + second.working >= second.gradients + first.activations
+    assert 0 < second.working - first.working <= second.gradients
+    assert second.working >= second.gradients + largest  # a tied table's gradient comes in two pieces
+
+
 def test_weights_of_4_bits_are_those_of_a_quantised_model() -> None:
     """Codes, constants with their tables, and what stays: to the byte."""
     pytest.importorskip("bitsandbytes")

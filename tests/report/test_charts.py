@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.report.charts import Frame, Series, fit, line_chart, log_ticks, smooth, thin, ticks
+from burnish.core.ticks import log_ticks, ticks
+from burnish.report.charts import Frame, Series, fit, line_chart, smooth, thin
 from burnish.report.curves import curves
 from burnish.report.read import Run
 

@@ -8,18 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from burnish.adapters.lora import LoraAdapter
 from burnish.cli.main import call
 from burnish.core.errors import TrainingStopped, UserError
 from burnish.core.files import read_lines
+from burnish.ops.fingerprint import PIECE, fingerprint
 from burnish.train import rehearsal
 from burnish.train import setup as preparation
 from burnish.train.folder import RunFolder
-from burnish.train.liveness import Liveness, fingerprint
+from burnish.train.liveness import Liveness
 from burnish.train.run import make_job, resume_run, start_run
 from burnish.train.score import Scorer
 from burnish.train.setup import set_up
@@ -65,6 +68,26 @@ def test_fingerprint_sees_changes_that_cancel() -> None:
     before, after = torch.zeros(5), torch.tensor([1.0, -1.0, 0.0, 0.0, 0.0])
     assert fingerprint(before)[0] == fingerprint(after)[0]
     assert fingerprint(after)[1] - fingerprint(before)[1] == pytest.approx(1 - math.cos(1))
+
+
+def test_a_fingerprint_is_read_in_pieces() -> None:
+    """Two pieces and a half give sum(x) and sum(x cos(i)) over all of them; nothing as large as the tensor is made."""
+    tensor = torch.randn(int(2.5 * PIECE), generator=torch.Generator().manual_seed(0))
+    x = tensor.numpy().astype(np.float64)
+    assert fingerprint(tensor) == pytest.approx((x.sum(), (x * np.cos(np.arange(len(x)))).sum()), rel=1e-9)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+                largest = max(largest, result.numel())
+            return result
+
+    with Watch():
+        fingerprint(tensor)
+    assert largest == PIECE
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])

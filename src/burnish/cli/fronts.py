@@ -11,7 +11,7 @@ from rich.table import Table as Shown
 from rich.text import Text
 
 from burnish.compare.afterwards import Afterwards
-from burnish.compare.front_page import Table, caption, table_of, write_page
+from burnish.compare.front_page import LEFT, Table, caption, table_of, write_page
 from burnish.compare.plane import draw
 from burnish.core.errors import UserError
 from burnish.core.files import finite
@@ -53,7 +53,7 @@ def show_table(console: Console, table: Table) -> None:
         console = Console(file=console.file, width=WIDE, highlight=False)
     shown = Shown(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for number, name in enumerate(table.header):
-        shown.add_column(name.strip(), justify="left" if number == 0 or name == "stands" else "right", no_wrap=True)
+        shown.add_column(name.strip(), justify="left" if number == 0 or name in LEFT else "right", no_wrap=True)
     for cells, taken in table.rows:
         shown.add_row(*(Text(cell, style="bold green" if taken else "") for cell in cells))
     console.print(shown)

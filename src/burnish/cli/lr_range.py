@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,12 +30,15 @@ def command(
         float | None, typer.Option("--to", min=0.0, help="Last rate; by default 100 times the recipe's.")
     ] = None,
     updates: Annotated[int, typer.Option(min=20, max=1000, help="Updates from the first rate to the last.")] = 80,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with the curve to this file.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> int:
     """Train from the starting weights with a rate that rises from update to update, and suggest one for the run.
 
-    The test ends as soon as the smoothed loss exceeds 1.3 times its minimum. Nothing is written and no weights are
-    kept.
+    The test ends as soon as the smoothed loss exceeds 1.3 times its minimum. No weights are kept, and
+    nothing but the page of `--html` is written.
     """
     import json as encoder
 
@@ -42,16 +46,21 @@ def command(
 
     from burnish.api import load_recipe
     from burnish.cli.display import display
+    from burnish.compare.rate_page import write_rate_page
     from burnish.core.files import finite
     from burnish.train.lr_range import range_test
 
     config = load_recipe(recipe, overrides or ())
     with display(False) as shown:
         found = range_test(config, low=low, high=high, updates=updates, callbacks=() if json else (shown,))
+    if html:
+        write_rate_page(found, html, subject=f"{config.name}: {config.model.path}")
     if json:
         typer.echo(encoder.dumps(finite(found.to_json()), ensure_ascii=False))
         return 0
     show(found, Console(highlight=False))
+    if html:
+        typer.echo(f"\npage        {html}")
     return 0
 
 

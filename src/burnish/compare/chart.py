@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from burnish.compare.results import Line, Results
 from burnish.compare.words import quality, title
+from burnish.core.ticks import ticks
 
 WIDTH, ROW, TOP, LEFT, RIGHT = 900, 34, 64, 210, 60
 STYLE = Markup(
@@ -25,9 +26,8 @@ def draw(results: Results) -> str:
     shown = values + (
         [mark] if mark is not None and values and min(values) - mark < 2 * (max(values) - min(values)) else []
     )
-    low, high = (min(shown), max(shown)) if shown else (0.0, 1.0)
-    gap = (high - low or abs(high) or 1.0) * 0.06
-    low, high = low - gap, high + gap
+    rules = ticks(min(shown, default=0.0), max(shown, default=1.0))
+    low, high = rules[0], rules[-1]
     height = TOP + ROW * len(lines) + 40
 
     def x(value: float) -> float:
@@ -37,10 +37,9 @@ def draw(results: Results) -> str:
     parts.append(_text(20, 28, title(results), "title"))
     parts.append(_text(20, 48, "mean over the seeds, 95 % interval over seeds and rows; a ring for each seed", "dim"))
     floor = TOP + ROW * len(lines)
-    for i in range(5):
-        value = low + (high - low) * i / 4
+    for value in rules:
         parts.append(_line("rule", x(value), x(value), TOP, floor))
-        parts.append(_text(x(value), floor + 18, f"{value:.3f}", "dim middle"))
+        parts.append(_text(x(value), floor + 18, f"{value:.10g}", "dim middle"))
     if mark is not None and mark in shown:
         name = "untouched base" if results.base else "most frequent class"
         parts.append(_line("base", x(mark), x(mark), TOP, floor))

@@ -156,7 +156,10 @@ def _kept_by(
 
 def _none_keeps(best: Option, options: Sequence[Option], metric: str, tolerance: float, plain: str) -> list[str]:
     most = f"the most is kept by `{best.label}`: {_numbers(best, metric)}."
-    return [f"None of these loses as little as {100 * tolerance:g} %; {most}", *_beside(best, options, metric, plain)]
+    said = f"None of these loses as little as {100 * tolerance:g} %; {most}"
+    if best.label == plain:
+        return [said, "That is the plain way: no means that was tried keeps more."]
+    return [said, *_beside(best, options, metric, plain)]
 
 
 def _numbers(option: Option, metric: str) -> str:

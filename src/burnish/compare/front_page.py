@@ -15,7 +15,7 @@ from burnish.compare.words import DASH, arrow
 from burnish.core.files import write_atomic
 
 HERE = Path(__file__).parent
-LEFT = ("stands",)
+LEFT = ("stands", "against the best")
 
 
 @dataclass(frozen=True)

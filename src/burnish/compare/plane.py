@@ -8,10 +8,11 @@ from markupsafe import Markup
 
 from burnish.compare.front import Option, Place, better
 from burnish.compare.results import NAMES
+from burnish.core.ticks import ticks
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 520, 78, 190, 58, 58
 STYLE = Markup(
-    "svg{--paper:#fff;--ink:#1f2430;--soft:#6b7280;--rule:#e4e0d8;--bar:#9aa5b8;--point:#6b7380;--front:#d9622b}"
+    "svg{--paper:#fffdfa;--ink:#1f2430;--soft:#6b7280;--rule:#e4e0d8;--bar:#9aa5b8;--point:#6b7380;--front:#d9622b}"
     "@media(prefers-color-scheme:dark){svg{--paper:#1c1f22;--ink:#e8e5df;--soft:#a3a8af;--rule:#33373c;--bar:#5d6673;"
     "--point:#a3a8af;--front:#e9a46f}}"
     "text{font:13px system-ui,sans-serif;fill:var(--ink)}.title{font-size:16px;font-weight:600}"
@@ -72,14 +73,14 @@ class _Plane:
         self.limit, self.sign = 1 - tolerance, sign
         kept = [v for o in shown if o.kept for v in (o.kept.low, o.kept.high)]
         task = [v for o in shown for v in (o.task.low, o.task.high)]
-        self.x_ends, self.y_ends = _ends([*kept, self.limit]), _ends(task)
+        self.columns, self.rows = ticks(min([*kept, self.limit]), max([*kept, self.limit])), ticks(min(task), max(task))
 
     def x(self, value: float) -> float:
-        low, high = self.x_ends
+        low, high = self.columns[0], self.columns[-1]
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        low, high = self.y_ends
+        low, high = self.rows[0], self.rows[-1]
         share = (value - low) / (high - low)
         return TOP + (1 - share if self.sign > 0 else share) * (HEIGHT - TOP - BOTTOM)
 
@@ -89,22 +90,15 @@ class _Plane:
 
     def axes(self, name: str) -> list[Markup]:
         found, floor = [], HEIGHT - BOTTOM
-        for i in range(5):
-            across = self.x_ends[0] + (self.x_ends[1] - self.x_ends[0]) * i / 4
-            up = self.y_ends[0] + (self.y_ends[1] - self.y_ends[0]) * i / 4
+        for across in self.columns:
             found.append(_line("rule", self.x(across), self.x(across), TOP, floor))
-            found.append(_text(self.x(across), floor + 20, f"{across:.1%}", "dim middle"))
+            found.append(_text(self.x(across), floor + 20, f"{100 * across:.10g}%", "dim middle"))
+        for up in self.rows:
             found.append(_line("rule", LEFT, WIDTH - RIGHT, self.y(up), self.y(up)))
-            found.append(_text(LEFT - 10, self.y(up) + 4, f"{up:.3f}", "dim end"))
+            found.append(_text(LEFT - 10, self.y(up) + 4, f"{up:.10g}", "dim end"))
         found.append(_line("limit", self.x(self.limit), self.x(self.limit), TOP, floor))
         found.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, "retention (100 %: nothing lost)", "dim middle"))
         return found
-
-
-def _ends(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    gap = (high - low or abs(high) or 1.0) * 0.08
-    return low - gap, high + gap
 
 
 def _mark(plane: _Plane, option: Option, on_front: bool, taken: bool) -> Markup:

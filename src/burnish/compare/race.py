@@ -72,9 +72,14 @@ def scored_json(scored: Scored) -> dict[str, Any]:
 
 def read_scored(values: dict[str, Any]) -> Scored:
     """What ``scored_json`` wrote."""
-    numbers = {name: np.asarray(values[name], dtype=np.float64) for name in ("losses", "counts")}
-    classes = {name: np.asarray(values[name], dtype=np.int64) for name in ("true", "predicted")}
-    return Scored(tuple(values["ids"]), **numbers, **classes, classes=int(values["classes"]))
+    return Scored(
+        tuple(values["ids"]),
+        np.asarray(values["losses"], dtype=np.float64),
+        np.asarray(values["counts"], dtype=np.float64),
+        np.asarray(values["true"], dtype=np.int64),
+        np.asarray(values["predicted"], dtype=np.int64),
+        int(values["classes"]),
+    )
 
 
 def stand_file(share: float) -> str:
@@ -97,7 +102,8 @@ def race(config: RunConfig, until: float, *, fresh: bool, heard: Callback) -> St
     folder = RunFolder(config.folder)
     going_on = is_run(folder.path) and not fresh
     setup = set_up(config, [heard])
-    scorer = Remembering(setup, [heard]).ready()
+    scorer = Remembering(setup, [heard])
+    scorer.ready()
     job = make_job(setup, scorer, folder)
     state = _continued(setup, job, folder) if going_on else TrainState()
     if not going_on:

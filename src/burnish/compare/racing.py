@@ -1,4 +1,4 @@
-"""One stretch of a trial from the side of the sweep: started in a process of its own, or read where it was made before."""
+"""One stretch of a trial, seen from the sweep: started in a process of its own, or read where it was made before."""
 
 from __future__ import annotations
 

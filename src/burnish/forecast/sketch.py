@@ -21,14 +21,17 @@ from burnish.data.batches import Layout, choose_layout, collate
 from burnish.data.prepare import Prepared
 from burnish.data.render import Rendered
 from burnish.data.table import TokenTable
+from burnish.forecast.held import Rows, held_bytes, more_batches, traced
 from burnish.models.forward import assume_packing
 from burnish.models.load import load_model_config, pad_id
 from burnish.models.shapes import built
+from burnish.objectives.replay import replay_terms
 from burnish.ops.cross_entropy import CHUNK_BYTES, CHUNK_BYTES_ACCELERATOR
 from burnish.ops.machine import default_device
 from burnish.plan.footprint import Footprint, footprint
 from burnish.plan.shadow import Numbers, shadow_of
 from burnish.train.config import RunConfig
+from burnish.train.mixed import MixedUpdates, mixed
 from burnish.train.precision import NAMES, Precision, choose_precision
 from burnish.train.stages import total_steps
 from burnish.train.tasks import read_data, task_of
@@ -70,11 +73,23 @@ class Sketch:
         model = self.config.model
         return built(values, model.path, headless=self.config.classifies, trust=model.trust_remote_code)
 
-    def updates(self) -> Updates:
-        """The micro-batches of every update, as the run will cut them."""
-        config, train = self.config, self.config.train
+    @property
+    def decoder_start(self) -> int | None:
+        """The first token of an encoder-decoder's decoder, None for other models."""
         start = getattr(self.values, "decoder_start_token_id", None)
         seq2seq = bool(getattr(self.values, "is_encoder_decoder", False))
+        return (start if start is not None else pad_id(self.tokenizer)) if seq2seq else None
+
+    def all_updates(self) -> Updates | MixedUpdates:
+        """The micro-batches of every update, with those of replayed rows."""
+        task, rows = self.updates(), self.prepared.replay
+        if rows is None:
+            return task
+        return mixed(task, rows, pad_id(self.tokenizer), self.decoder_start, bool(self.config.data.tasks))
+
+    def updates(self) -> Updates:
+        """The micro-batches of the task's own rows, as the run will cut them."""
+        config, train = self.config, self.config.train
         return Updates(
             self.prepared.train.lengths,
             train.batch_size,
@@ -86,7 +101,7 @@ class Sketch:
                 self.prepared.train,
                 layout=self.layout,
                 pad_id=pad_id(self.tokenizer),
-                decoder_start_id=(start if start is not None else pad_id(self.tokenizer)) if seq2seq else None,
+                decoder_start_id=self.decoder_start,
             ),
             accumulation=train.gradient_accumulation_steps,
             num_epochs=train.num_epochs,
@@ -95,8 +110,10 @@ class Sketch:
         )
 
     def terms(self) -> list[Term]:
-        """The objective of the task."""
-        return task_of(self.config).terms(self.config, self.prepared)
+        """The objective of the task, and that of replayed rows where there are any."""
+        replay = self.prepared.replay
+        replayed = replay_terms(replay.config.weight) if replay is not None else ()
+        return [*task_of(self.config).terms(self.config, self.prepared), *replayed]
 
     def with_config(self, config: RunConfig) -> Sketch:
         """The same data under another recipe."""
@@ -163,9 +180,9 @@ def footprint_of(sketch: Sketch, batch: Batch | None = None, parts: int | None =
         batch: Its heaviest micro-batch, where that is known.
         parts: Micro-batches of an update, likewise.
     """
-    updates = sketch.updates()
+    updates = sketch.all_updates()
     batch = batch if batch is not None else updates.heaviest()
-    accumulates = (parts or len(updates.cut(0))) > 1
+    accumulates = (parts or len(updates[0])) > 1 or more_batches(sketch.config)
     layers, terms = layers_of(sketch.values), sketch.terms()
     trace = partial(_traced, sketch, batch, terms, accumulates)
     if layers is None or layers <= 2 * TRACED[1]:
@@ -200,7 +217,30 @@ def _traced(sketch: Sketch, batch: Batch, terms: Sequence[Term], accumulates: bo
         packed="segment_lengths" in batch,
         checkpointing=config.train.gradient_checkpointing,
     )
-    found = footprint(shadow, batch, terms, optimizer=config.memory.optimizer, accumulates=accumulates)
+    rows = Rows(
+        sketch.prepared.train,
+        sketch.tokenizer,
+        "packed" if "segment_lengths" in batch else "padded",
+        pad_id(sketch.tokenizer),
+        sketch.decoder_start,
+        sketch.device,
+    )
+    more = traced(config, shadow, rows)
+    found = max(
+        (
+            footprint(
+                shadow,
+                one,
+                [term for term in (*terms, *more.terms) if term.reads(one)],
+                optimizer=config.memory.optimizer,
+                accumulates=accumulates,
+            )
+            for one in (batch, more.batch)
+            if one is not None
+        ),
+        key=lambda one: one.activations + one.working,
+    )
+    found = replace(found, held=held_bytes(config, shadow, sketch.device))
     return found if sketch.device == "cpu" else replace(found, working=found.working + _larger_chunk(sketch, batch))
 
 

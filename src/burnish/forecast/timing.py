@@ -1,12 +1,13 @@
 """How long a run will take here: a few of its own updates and evaluations, timed for half a minute at most.
 
 An update takes ``fixed + each * operations``: the arithmetic of `forecast.work`, linear in tokens and quadratic in the
-rows' lengths, and what does not depend on it, such as AdamW's step. Nothing that is measured is kept: no file is
-written, and the process's weights are thrown away.
+rows' lengths, and what does not depend on it, such as AdamW's step. One checkpoint is written into a temporary folder,
+to know what that takes. Nothing of it is kept, and the process's weights are thrown away.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 import psutil
 
+from burnish.checkpoint.optimizer import state_tensors
+from burnish.checkpoint.store import Checkpoint, CheckpointStore
+from burnish.evaluate.retention.score import listen
 from burnish.evaluate.run import Split
 from burnish.forecast.sketch import Sketch, sketched
 from burnish.forecast.work import operations, places, work_of
@@ -97,7 +101,8 @@ def calibrate(config: RunConfig, *, seconds: float = SECONDS, price: float | Non
     work = work_of(sketch)
     training = fixed * work.updates + each * work.operations
     parts = {"starting": started, "reading and loading": loading, "rehearsal": rehearsal, "updates": training}
-    parts |= _around(setup, scorer, evaluations) | {"reading back": started + loading}
+    parts |= _around(setup, scorer, evaluations) | retention_seconds(setup, scorer) | saving_seconds(job, setup)
+    parts |= {"reading back": started + loading}
     watts = (used - energy) / spent if used is not None and energy is not None else None
     total = sum(parts.values())
     return TimePlan(parts, work.updates, training / work.updates, spent, watts and watts * total, price)
@@ -155,13 +160,63 @@ def _evaluations(scorer: Scorer, seconds: float) -> float:
 def _around(setup: Setup, scorer: Scorer, each: float) -> dict[str, float]:
     """Seconds of everything but the updates."""
     held_out, validation = scorer.held_out.table.n_tokens, scorer.validation_split.table.n_tokens
-    between = -(-len(setup.updates) // setup.evaluate_every)
+    between = evaluations_of(setup)
     found = {"scoring base and tuned": 2 * each * held_out, "validation": between * each * validation}
     if setup.config.evaluate.samples and setup.loaded.classifier is None:
         began = time.perf_counter()
         scorer.samples()
         found["samples"] = 2 * (time.perf_counter() - began)
     return found
+
+
+def retention_seconds(setup: Setup, scorer: Scorer) -> dict[str, float]:
+    """Seconds of scoring what the model knows: before, after, and a few texts at evaluations.
+
+    The texts that are scored at evaluations are timed, with the layers; the rest follows by its tokens.
+    """
+    kept = scorer.retention
+    if not kept.config.on or not len(kept.rows.texts):
+        return {}
+    part, _ = kept.part
+    began = time.perf_counter()
+    listen(scorer.view, part)
+    each = (time.perf_counter() - began) / max(1, part.n_tokens)
+    evaluations = evaluations_of(setup)
+    updates = kept.config.every_steps
+    times = (
+        len(setup.updates) // updates
+        if updates
+        else evaluations // kept.every_evaluations
+        if kept.every_evaluations
+        else 0
+    )
+    return {
+        "retention, before and after": 2 * each * kept.rows.n_tokens,
+        **({"retention while training": times * each * part.n_tokens} if times else {}),
+    }
+
+
+def saving_seconds(job: Job, setup: Setup) -> dict[str, float]:
+    """Seconds of writing checkpoints and what is handed over, from one that is written and thrown away."""
+    with tempfile.TemporaryDirectory(prefix="burnish-plan-") as place:
+        store = CheckpointStore(Path(place))
+        tensors = {"trainable": dict(job.trainable), "optimizer": state_tensors(job.optimizer, job.trainable)}
+        began = time.perf_counter()
+        store.save(Checkpoint(step=1, tensors=tensors, state={}))
+        each = time.perf_counter() - began
+        size = sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
+    final = sum(p.numel() * p.element_size() for _, p in job.trainable)
+    return {"checkpoints": saves_of(setup) * each, "writing what is handed over": each * final / max(1, size)}
+
+
+def evaluations_of(setup: Setup) -> int:
+    """Evaluations of a run: every so many updates, and at the end."""
+    return -(-len(setup.updates) // setup.evaluate_every)
+
+
+def saves_of(setup: Setup) -> int:
+    """Checkpoints of a run that finds no better weights between those that are due, and at the end."""
+    return -(-len(setup.updates) // (setup.config.checkpoint.every_steps or setup.evaluate_every))
 
 
 def joules() -> float | None:

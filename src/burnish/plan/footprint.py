@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from burnish.core.types import Batch, Term
+from burnish.ops.fingerprint import PIECE
 from burnish.optim.config import OptimizerName
 from burnish.plan.ledger import Ledger
 from burnish.plan.shadow import Shadow, autocast, stored_bytes
@@ -33,12 +34,13 @@ class Footprint:
         optimizer: AdamW's moments.
         activations: What the forward pass has kept when it ends, for the backward pass.
         working: The most that lives beside these during forward and backward: temporaries, the loss, and gradients as
-            they come.
+            they come, or as an earlier micro-batch left them.
         evaluation: The most that lives during a forward pass that keeps nothing.
         fingerprint: What the check that every tensor moves holds beside weights and moments, for a moment.
         trained: How many numbers are trained.
         trained_base: Bytes of ``weights`` that are trained.
         largest: Bytes of the largest layer's weights, which an engine that shards gathers.
+        held: What holds the model near its original: a frozen copy of it, copies of trained weights, importances.
     """
 
     weights: int
@@ -52,11 +54,12 @@ class Footprint:
     trained: int
     trained_base: int = 0
     largest: int = 0
+    held: int = 0
 
     @property
     def kept(self) -> int:
         """What is there through the whole of the training."""
-        return self.weights + self.adapters + self.optimizer
+        return self.weights + self.adapters + self.optimizer + self.held
 
     def scaled_between(self, other: Footprint, layers: tuple[int, int], wanted: int) -> Footprint:
         """The footprint at another number of equal layers, on the line through this one and another.
@@ -102,9 +105,9 @@ def footprint(
         gradients=gradients,
         optimizer=sum(optimizer_bytes(p.numel(), optimizer) for _, p in named),
         activations=kept - lived,
-        working=max(0, peak - kept),
+        working=max(0, peak - (kept - lived)),  # gradients of earlier micro-batches lie beside the activations
         evaluation=_evaluated(shadow, evaluation or batch, terms),
-        fingerprint=max((16 * p.numel() for _, p in named), default=0),
+        fingerprint=max((16 * min(p.numel(), PIECE) for _, p in named), default=0),
         trained=sum(p.numel() for _, p in named),
         trained_base=sum(p.numel() * p.element_size() for _, p in named if id(p) in base),
         largest=_largest_layer(shadow.model),

@@ -104,7 +104,8 @@ def _phases(share: Share, overhead: Overhead) -> list[Phase]:
     one = share.device
     framework = {"framework": overhead.start + overhead.computing}
     base = {"weights": one.weights, "adapters": one.adapters}
-    there = {**framework, **base, "gathered layers": share.gathered, "optimizer": one.optimizer}
+    original = {"held of the original": one.held} if one.held else {}
+    there = {**framework, **base, **original, "gathered layers": share.gathered, "optimizer": one.optimizer}
     living = {"activations": one.activations, "gradients and work": one.working}
     holes = {"allocator": round((overhead.growth - 1) * sum(living.values()))}
     kept = {"kept from evaluating": one.evaluation if overhead.keeps else 0}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from burnish.core.ticks import log_ticks, ticks, widen
 from burnish.report.numbers import general
 
 LARGE, SMALL = (520, 270), (360, 210)
@@ -139,38 +140,11 @@ def fit(series: Sequence[Series], size: tuple[int, int], from_zero: bool = False
     """The frame around all points: x exactly, y out to the next round tick."""
     xs = [x for s in series for x, _ in s.points]
     ys = [y for s in series for _, y in s.points if y is not None]
-    x_range = _widen(min(xs), max(xs))
+    x_range = widen(min(xs), max(xs))
     if log and min(ys) > 0 and max(ys) > LOG_FROM * min(ys):
         return Frame(*size, x_range, *log_ticks(min(ys), max(ys)), log=True)
     steps = ticks(min(0.0, *ys) if from_zero else min(ys), max(ys))
     return Frame(*size, x_range, (steps[0], steps[-1]), steps)
-
-
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers, 1, 2 or 5 times a power of ten apart, from at or below ``low`` to at or above ``high``."""
-    low, high = _widen(low, high)
-    rough = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 5, 10) if rough <= power * m * (1 + 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [k * step for k in range(first, last + 1)]
-
-
-def log_ticks(low: float, high: float, most: int = 8) -> tuple[tuple[float, float], list[float]]:
-    """A logarithmic axis: its ends, 1, 2 or 5 times a power of ten around both values, and its ticks.
-
-    The ticks are all such numbers between the ends; where those are too many, powers of ten, or every second of them.
-    """
-    first, last = math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1
-    fine = [m * 10.0**k for k in range(first, last + 1) for m in (1, 2, 5)]
-    below = max(i for i, value in enumerate(fine) if value <= low * (1 + 1e-9))
-    above = min(i for i, value in enumerate(fine) if value >= high * (1 - 1e-9))
-    inside = fine[below : above + 1]
-    ends = (inside[0], inside[-1])
-    if len(inside) > most:
-        powers = [fine[i] for i in range(below, above + 1) if i % 3 == 0]
-        inside = powers[:: math.ceil(len(powers) / most)]
-    return ends, inside
 
 
 def smooth(values: Sequence[float | None], span: float) -> list[float | None]:
@@ -212,13 +186,6 @@ def describe(title: str, series: Sequence[Series], best: tuple[float, float] | N
         told.append(f"{one.name} from {general(y0)} at {general(x0)} to {general(y1)} at {general(x1)}")
     marked = f"; best: {general(best[1])} at {general(best[0])}" if best else ""
     return f"{title}: {'; '.join(told)}{marked}."
-
-
-def _widen(low: float, high: float) -> tuple[float, float]:
-    """A range that is no single point, and no wider than a number can say."""
-    least = 1e-300  # below it the steps between ticks are no numbers any more
-    gap = abs(high) * 0.05 if abs(high) > least else 1.0
-    return (low, high) if high - low > max(abs(high) * 1e-9, least) else (low - gap, high + gap)
 
 
 def _grid(frame: Frame, x_label: str) -> Markup:

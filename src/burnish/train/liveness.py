@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from burnish.core.errors import TrainingStopped
+from burnish.ops.fingerprint import fingerprint
 
 UPDATES = 3
 """Updates that the answer takes. LoRA's A has no gradient in the first one, because B is zero there."""
@@ -131,17 +131,6 @@ def _judge(group: _Group) -> None:
             where=_listed(still),
             fix="raise `train.learning_rate`; updates below the resolution of the weights are lost",
         )
-
-
-@torch.no_grad()
-def fingerprint(tensor: Tensor) -> tuple[float, float]:
-    """Two numbers that change when any element does: ``sum(x)`` and ``sum(x * cos(index))``, in float64.
-
-    A single sum misses changes that cancel, such as those of AdamW's first step, which moves every weight by as much.
-    """
-    flat = tensor.detach().reshape(-1).double()
-    wave = torch.arange(flat.numel(), device=flat.device, dtype=torch.float64).cos_()
-    return float(flat.sum()), float(flat @ wave)
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:

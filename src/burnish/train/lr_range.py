@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from burnish.core.errors import TrainingStopped, UserError
-from burnish.core.events import Action, Callback, Event, Stage, Stepped, Stop
+from burnish.core.events import Action, Callback, Evaluated, Event, Stage, Stepped, Stop
 from burnish.core.findings import Finding
 from burnish.diagnose.rates import Suggestion, suggest
 from burnish.train.config import RunConfig
@@ -112,7 +113,7 @@ def range_test(
     job = rising_job(setup, low, high, updates, callbacks)
     tell(callbacks, Stage("raising the learning rate", updates))
     try:
-        ended = train(job, TrainState(), [*callbacks, watch]).reason
+        ended = train(job, TrainState(), [*map(_unscored, callbacks), watch]).reason
     except TrainingStopped as stop:
         ended = stop.what
     if len(watch.losses) < ENOUGH:
@@ -136,13 +137,18 @@ def rising_job(setup: Setup, low: float, high: float, updates: int, callbacks: S
         job,
         updates=rows,
         stages=Stages((stage,)),
-        evaluate=dict,
+        evaluate=lambda: {Cadence().metric: math.nan},  # the loop asks at its end; nothing is scored
         save=lambda state: Path(),
         keep=lambda state, batches, stop: None,
         watched={name: () for name, _ in setup.trainable},
         cadence=Cadence(),
         watch=None,
     )
+
+
+def _unscored(callback: Callback) -> Callback:
+    """A callback that hears of no evaluation, since none was made."""
+    return lambda event: None if isinstance(event, Evaluated) else callback(event)
 
 
 class _Watch:
