@@ -106,7 +106,7 @@ def recommend(asked: Asked, listener: Listener | None = None) -> Recommendation:
     labels, metric, rule = [one.variant.label for one in prepared], deciding(asked.config), asked.prior.method
     by_label = {one.label: one for one in asked.variants}
 
-    def note(alive: Sequence[str]) -> Recommendation:
+    def note(alive: list[str]) -> Recommendation:
         ended = [label for label in alive if any(1.0 in shares for shares in racer.stands.get(label, {}).values())]
         verdict = decide(labels, rule, ended, metric, racer)
         return _written(asked, verdict, by_label[verdict.method])

@@ -128,7 +128,7 @@ def course(
     seeds: int,
     metric: str,
     racer: Trials,
-    note: Callable[[list[str]], None] = lambda alive: None,
+    note: Callable[[list[str]], object] = lambda alive: None,
 ) -> list[str]:
     """Race candidates and return the finalists that came to their end with any seed.
 
@@ -160,7 +160,7 @@ def _advance(
     share: float,
     seed: int,
     racer: Trials,
-    note: Callable[[list[str]], None],
+    note: Callable[[list[str]], object],
 ) -> None:
     for label in alive:
         if label not in racer.failures:
