@@ -71,6 +71,30 @@ def test_the_trials_are_run_once_on_validation_rows_alone(
     assert "The rule says prompt" in shown.out and "validation rows" in shown.out and "says `prompt`" in shown.err
 
 
+def test_an_interrupted_race_says_that_it_is_one(
+    path: Path, calls: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the third stretch: what is written calls the rule untested; the next call makes the third again only."""
+    plain = worker.MODES["stretch"]
+
+    def third(config: Any, **options: Any) -> None:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        plain(config, **options)
+
+    arguments = asked(path, "--methods", "lora", "--seeds", "2", "--json")
+    monkeypatch.setitem(worker.MODES, "stretch", third)
+    assert call(arguments) == 130
+    written = json.loads((path.parent / "out/recommend.json").read_text())
+    assert written["trials"]["kind"] == "unfinished" and written["trials"]["rests_on"] == "rule"
+    assert "not come to their end" in written["trials"]["words"][0]
+    monkeypatch.setitem(worker.MODES, "stretch", plain)
+    capsys.readouterr()
+    assert call(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["trials"]["kind"] in ("confirmed", "overturned", "undecided")
+    assert [name for _, name in calls] == ["prompt-seed0", "lora-seed0", *["prompt-seed1"] * 2, "lora-seed1"]
+
+
 def test_a_budget_shortens_the_trials(
     path: Path, calls: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from burnish.compare.trials import Trial
 from burnish.evaluate.intervals import holm
 from burnish.evaluate.resample import Floats
 
-Kind = Literal["confirmed", "overturned", "undecided", "alone", "failed", "untested"]
+Kind = Literal["confirmed", "overturned", "undecided", "alone", "failed", "untested", "unfinished"]
 NAMES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "loss": "loss"}
 
 
@@ -79,7 +79,7 @@ class Verdict:
 
     Attributes:
         kind: See above; ``alone`` where nothing else could be tried, ``failed`` where the rule's method could not be,
-            ``untested`` without trials.
+            ``untested`` without trials, ``unfinished`` before their end.
         method: What is recommended.
         rule: What the rule says.
         metric: What decided.
@@ -295,6 +295,7 @@ SENTENCES = {
     "undecided": _undecided,
     "failed": _failed,
     "alone": lambda v: [f"The rule says {v.rule}; no other candidate came to its end, so the rule stands untested."],
+    "unfinished": lambda v: [f"The rule says {v.rule}; its trials have not come to their end, so it is not tested."],
     "untested": lambda v: [f"The rule says {v.rule}; nothing was tried, so this rests on the rule alone."],
 }
 """What is said of each kind."""
