@@ -103,8 +103,10 @@ _RECIPE_INTRODUCTION = """\
 A recipe is a YAML file. Three sections have to be there: `model`, `data` and `adapter`; the rest has defaults.
 `model: PATH` is short for `model: {path: PATH}`, `adapter: lora` for `adapter: {method: lora}`, and
 `task: classification` for `task: {kind: classification}`. An unknown key is an error that names the nearest valid one.
-Any setting can be changed from the command line, as in `burnish run recipe.yaml train.learning_rate=1e-4`. A copy with
-every default filled in is written to the run's folder.
+Any setting can be changed from the command line, as in `burnish run recipe.yaml train.learning_rate=1e-4`, and
+`burnish run recipe.yaml @settings.yaml` lays a file of settings over the recipe, section by section; a section with a
+`method` or `kind` takes the place of the recipe's as a whole. A copy with every default filled in is written to the
+run's folder.
 
 Embedded recipes run by their name: `quickstart`, and `sentiment-encoder`, which trains a classification head on an
 encoder. The `quickstart`:"""

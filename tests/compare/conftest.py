@@ -28,6 +28,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
             told["failed"] = {"what": error.what, "where": error.where, "fix": error.fix}
         return told
 
-    for caller in (run, racing, sweep, search):
+    for caller in (run, racing, search, sweep):
         monkeypatch.setattr(caller, "call", here)
     return made

@@ -82,3 +82,16 @@ def test_a_resolved_recipe_is_a_recipe(short: Path) -> None:
 def test_the_embedded_recipe_is_valid() -> None:
     config = load_run(find_recipe("quickstart"))
     assert config.name == "quickstart" and config.evaluate.choices == ("negative", "neutral", "positive")
+
+
+def test_a_file_of_settings_is_laid_over_a_recipe(short: Path) -> None:
+    """Section by section: the rate beside what there was, the adapter in the place of another; later overrides win."""
+    over = short.parent / "over.yaml"
+    over.write_text("adapter: {method: bottleneck, width: 8}\ntrain: {learning_rate: 3e-4}\n")
+    config = load_run(short, ["train.batch_size=4", f"@{over}", "adapter.width=9"])
+    assert config.adapters[0].method == "bottleneck" and config.adapters[0].width == 9  # type: ignore[attr-defined]
+    assert config.train.learning_rate == 3e-4 and config.train.batch_size == 4
+    assert load_run(short, [f"@{over}", "train.learning_rate=1e-3"]).train.learning_rate == 1e-3
+    with pytest.raises(UserError, match="the file of settings does not exist") as caught:
+        load_run(short, [f"@{short.parent / 'ovre.yaml'}"])
+    assert "over.yaml" in caught.value.fix

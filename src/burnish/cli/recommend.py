@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from burnish.cli.options import Json, Overrides, Recipe
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from burnish.compare.recommend import Recommendation
+    from burnish.compare.recommend import Asked, Recommendation
     from burnish.plan.rules import Prior
 
 NAME = "recommend"
@@ -66,47 +66,79 @@ def command(
     Only validation rows decide; the test rows are not looked at. The recommended settings are written as a file for
     `burnish run RECIPE @recommended.yaml`. Called again, the command continues: what was trained is not trained again.
     """
-    import json as encoder
-
-    from rich.console import Console
-
-    from burnish.api import load_recipe
-    from burnish.cli.compared import listening
-    from burnish.compare.recommend import RESULTS, SETTINGS, Asked, recommend, rule_alone
+    from burnish.compare.recommend import SETTINGS
     from burnish.core.errors import UserError
-    from burnish.core.files import finite
+
+    if minutes is not None and updates is not None:
+        raise UserError("two budgets are given", where="--minutes, --updates", fix="give one of them")
+    asked = _asked(
+        recipe,
+        overrides,
+        budget,
+        output,
+        situation={"card": card, "tasks": tasks, "latency": latency, "stability": stability},
+        candidates=methods,
+        finalists=finalists,
+        seeds=seeds,
+        updates=updates,
+        minutes=minutes,
+    )
+    _answered(asked, trials, json)
+    if not json:
+        written = " ".join([*(overrides or ()), f"@{asked.output / SETTINGS}"])
+        typer.echo(f"\ntrain it    burnish run {recipe} {written}\nfolder      {asked.output}")
+    return 0
+
+
+def _asked(
+    recipe: str,
+    overrides: list[str] | None,
+    budget: str | None,
+    output: Path | None,
+    *,
+    situation: dict[str, Any],
+    **settings: Any,
+) -> Asked:
+    """The question, with what the rules say to it."""
+    from burnish.api import load_recipe
+    from burnish.compare.recommend import Asked
     from burnish.forecast.situation import situation_of
     from burnish.models.shapes import shapes_of
     from burnish.plan.budget import read_budget
     from burnish.plan.rules import prior
 
-    if minutes is not None and updates is not None:
-        raise UserError("two budgets are given", where="--minutes, --updates", fix="give one of them")
-    config = load_recipe(recipe, overrides or ())
-    parameters = None
+    config, parameters = load_recipe(recipe, overrides or ()), None
     if budget:
         model = shapes_of(config.model, headless=config.classifies)
         parameters = read_budget(budget, sum(p.numel() for p in model.parameters()))
-    situation = situation_of(config, card=card, tasks=tasks, latency=latency, stability=stability)
     folder = output or Path("runs") / f"recommend-{config.name}"
-    said = prior(situation)
-    asked = Asked(config, said, folder.resolve(), methods, finalists, seeds, updates, minutes, parameters)
+    said = prior(situation_of(config, **situation))
+    return Asked(config, said, folder.resolve(), budget=parameters, **settings)
+
+
+def _answered(asked: Asked, trials: bool, json: bool) -> Recommendation:
+    """The answer, shown."""
+    import json as encoder
+
+    from rich.console import Console
+
+    from burnish.cli.compared import listening
+    from burnish.compare.recommend import recommend, rule_alone
+    from burnish.core.files import finite
+
+    aside = Console(stderr=True, highlight=False)
+    if not json:
+        show_prior(asked.prior, aside if trials else Console(highlight=False))
     if trials:
-        if not json:
-            show_prior(said, Console(stderr=True, highlight=False))
         with listening(Console(stderr=True), "preparing the trials") as listener:
             found = recommend(asked, listener)
     else:
         found = rule_alone(asked)
     if json:
         typer.echo(encoder.dumps(finite(found.to_json()), ensure_ascii=False))
-        return 0
-    if not trials:
-        show_prior(said, Console(highlight=False))
-    show(found, Console(highlight=False))
-    typer.echo(f"\ntrain it    burnish run {recipe} {' '.join([*(overrides or ()), f'@{folder / SETTINGS}'])}")
-    typer.echo(f"settings    {folder / SETTINGS}\nnumbers     {folder / RESULTS}")
-    return 0
+    else:
+        show(found, Console(highlight=False))
+    return found
 
 
 def show_prior(said: Prior, console: Console) -> None:

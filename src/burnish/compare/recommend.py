@@ -105,14 +105,17 @@ def recommend(asked: Asked, listener: Listener | None = None) -> Recommendation:
     racer.total = len(trials) + sum(stop.kept for stop in planned) + kept * (asked.seeds - 1)
     labels, metric, rule = [one.variant.label for one in prepared], deciding(asked.config), asked.prior.method
     by_label = {one.label: one for one in asked.variants}
+    settings = settings_of(asked.config, by_label[rule], asked.budget)
 
-    def note(alive: Sequence[str]) -> Recommendation:
-        ended = [label for label in alive if any(1.0 in shares for shares in racer.stands.get(label, {}).values())]
-        verdict = decide(labels, rule, ended, metric, racer)
-        return _written(asked, verdict, by_label[verdict.method])
+    def note(alive: list[str]) -> Recommendation:
+        so_far = replace(decide(labels, rule, (), metric, racer), kind="unfinished", method=rule)
+        return _written(asked, so_far, settings)
 
     finalists = course(trials, rule, planned, asked.seeds, metric, racer, note)
-    return note(finalists)
+    verdict = decide(labels, rule, finalists, metric, racer)
+    if verdict.method != rule:
+        settings = settings_of(asked.config, by_label[verdict.method], asked.budget)
+    return _written(asked, verdict, settings)
 
 
 def rule_alone(asked: Asked) -> Recommendation:
@@ -121,10 +124,11 @@ def rule_alone(asked: Asked) -> Recommendation:
     Raises:
         UserError: The rule's method does not fit the recipe.
     """
-    return _written(asked, untested(asked.prior.method), asked.variants[0])
+    settings = settings_of(asked.config, asked.variants[0], asked.budget)
+    return _written(asked, untested(asked.prior.method), settings)
 
 
-def _written(asked: Asked, verdict: Verdict, variant: Variant) -> Recommendation:
+def _written(asked: Asked, verdict: Verdict, settings: dict[str, Any]) -> Recommendation:
     about = {
         "recipe": asked.config.name,
         "model": asked.config.model.path,
@@ -134,7 +138,7 @@ def _written(asked: Asked, verdict: Verdict, variant: Variant) -> Recommendation
         "minutes": asked.minutes,
         "budget": asked.budget,
     }
-    found = Recommendation(asked.prior, verdict, settings_of(asked.config, variant, asked.budget), about)
+    found = Recommendation(asked.prior, verdict, settings, about)
     write_json(asked.output / RESULTS, found.to_json())
     write_atomic(asked.output / SETTINGS, yaml.safe_dump(found.overrides, sort_keys=False, allow_unicode=True))
     return found

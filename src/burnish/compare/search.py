@@ -59,8 +59,9 @@ class SearchWanted:
 
     @property
     def key(self) -> str:
-        """A hash of the recipe: trials of another one are not comparable. Machines may keep its files elsewhere."""
-        values = _unplaced({**self.config.model_dump(mode="json", exclude_unset=True), "output": None, "name": None})
+        """A hash of recipe and space: trials of others are not comparable. Machines may keep the files elsewhere."""
+        recipe = self.config.model_dump(mode="json", exclude_unset=True)
+        values = _unplaced({**recipe, "output": None, "name": None, "space": vars(self.space)})
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -170,7 +171,7 @@ def open_study(wanted: SearchWanted) -> Any:
         study.set_user_attr(KEY, wanted.key)
     elif known != wanted.key:
         raise UserError(
-            f"the store holds a study `{wanted.study}` of another recipe, or of other settings of this one",
+            f"the store holds a study `{wanted.study}` of another recipe, or of other settings or methods",
             where=wanted.store,
             fix="name another study with `--study`, or another store",
         )

@@ -23,8 +23,9 @@ from burnish.compare.results import turned
 from burnish.compare.statistics import METRICS, Estimate, Pair, Scored, estimate, resampled
 from burnish.compare.trials import Trial
 from burnish.evaluate.intervals import holm
+from burnish.evaluate.resample import Floats
 
-Kind = Literal["confirmed", "overturned", "undecided", "alone", "failed", "untested"]
+Kind = Literal["confirmed", "overturned", "undecided", "alone", "failed", "untested", "unfinished"]
 NAMES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "loss": "loss"}
 
 
@@ -78,7 +79,7 @@ class Verdict:
 
     Attributes:
         kind: See above; ``alone`` where nothing else could be tried, ``failed`` where the rule's method could not be,
-            ``untested`` without trials.
+            ``untested`` without trials, ``unfinished`` before their end.
         method: What is recommended.
         rule: What the rule says.
         metric: What decided.
@@ -127,7 +128,7 @@ def course(
     seeds: int,
     metric: str,
     racer: Trials,
-    note: Callable[[list[str]], None] = lambda alive: None,
+    note: Callable[[list[str]], object] = lambda alive: None,
 ) -> list[str]:
     """Race candidates and return the finalists that came to their end with any seed.
 
@@ -159,7 +160,7 @@ def _advance(
     share: float,
     seed: int,
     racer: Trials,
-    note: Callable[[list[str]], None],
+    note: Callable[[list[str]], object],
 ) -> None:
     for label in alive:
         if label not in racer.failures:
@@ -201,12 +202,13 @@ def decide(labels: Sequence[str], rule: str, finalists: Sequence[str], metric: s
     """
     metric = settled(metric, racer)
     higher = METRICS[metric][1]
-    lines = _lines(labels, finalists, metric, racer)
     rows = next((len(s.scored.ids) for one in racer.stands.values() for x in one.values() for s in x.values()), 0)
+    weights = resampled(rows) if rows else np.empty((0, 0))
+    lines = _lines(labels, finalists, metric, racer, weights)
     ended = [line for line in lines if line.finalist]
     if rule not in finalists:
         return Verdict("failed", ended[0].label if ended else rule, rule, metric, rows, lines)
-    pairs = _against(rule, finalists, metric, racer)
+    pairs = _against(rule, finalists, metric, racer, weights)
     if not pairs:
         return Verdict("alone", rule, rule, metric, rows, lines)
     gain = {pair.first: pair.difference.value * (1 if higher else -1) for pair in pairs}
@@ -217,20 +219,21 @@ def decide(labels: Sequence[str], rule: str, finalists: Sequence[str], metric: s
     return Verdict("confirmed" if whole else "undecided", rule, rule, metric, rows, lines, pairs)
 
 
-def _against(rule: str, finalists: Sequence[str], metric: str, racer: Trials) -> tuple[Pair, ...]:
+def _against(rule: str, finalists: Sequence[str], metric: str, racer: Trials, weights: Floats) -> tuple[Pair, ...]:
     """Each other finalist minus the rule's, on the seeds that both have."""
     own, found = _ends(racer, rule), dict[str, Estimate]()
     for label in finalists:
         other = _ends(racer, label)
         seeds = sorted(own.keys() & other.keys())
         if label != rule and seeds:
-            weights = resampled(len(own[seeds[0]].ids))
             found[label] = estimate([other[s] for s in seeds], metric, weights, [own[s] for s in seeds])
     adjusted = holm([d.p for d in found.values()])
     return tuple(Pair(name, rule, d, d.p, p) for (name, d), p in zip(found.items(), adjusted, strict=True))
 
 
-def _lines(labels: Sequence[str], finalists: Sequence[str], metric: str, racer: Trials) -> tuple[Line, ...]:
+def _lines(
+    labels: Sequence[str], finalists: Sequence[str], metric: str, racer: Trials, weights: Floats
+) -> tuple[Line, ...]:
     found = []
     for label in labels:
         seeds, why = racer.stands.get(label, {}), racer.failures.get(label, "")
@@ -240,7 +243,7 @@ def _lines(labels: Sequence[str], finalists: Sequence[str], metric: str, racer: 
         share = max(seeds[0])
         stand = seeds[0][share]
         runs = [shares[share].scored for shares in seeds.values() if share in shares]
-        value = estimate(runs, metric, resampled(len(stand.scored.ids)))
+        value = estimate(runs, metric, weights)
         found.append(Line(label, value, len(runs), stand.step, stand.total, label in finalists, why))
     sign = -1.0 if METRICS[metric][1] else 1.0
     key = {line.label: sign * line.value.value if line.value else 0.0 for line in found}
@@ -292,6 +295,7 @@ SENTENCES = {
     "undecided": _undecided,
     "failed": _failed,
     "alone": lambda v: [f"The rule says {v.rule}; no other candidate came to its end, so the rule stands untested."],
+    "unfinished": lambda v: [f"The rule says {v.rule}; its trials have not come to their end, so it is not tested."],
     "untested": lambda v: [f"The rule says {v.rule}; nothing was tried, so this rests on the rule alone."],
 }
 """What is said of each kind."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from burnish.adapters.registry import METHODS, MethodConfig
-from burnish.core.errors import UserError
 from burnish.forecast.memory import limit_here, overhead_here
 from burnish.forecast.sketch import Sketch, footprint_of, sketch_of
 from burnish.ops.machine import default_device
@@ -68,6 +67,6 @@ def _peak(sketch: Sketch, method: str) -> int | None:
             if sketch.device == "cuda"
             else overhead_here(config.model, changed.precision, sketch.device)
         )
-    except (UserError, ValueError):
+    except Exception:  # as for a run: a plan that cannot be made stops nothing
         return None
     return memory_plan(whole, overhead).peak
