@@ -12,6 +12,7 @@ from torch import nn
 
 from burnish.core.errors import TrainingStopped
 from burnish.core.types import Batch, Context, Term
+from burnish.train.distributed.engine import Engine
 from burnish.train.gradients import GradientWatch
 from burnish.train.liveness import Watched
 from burnish.train.precision import Precision
@@ -58,6 +59,7 @@ class Job:
         buffers: Names and tensors that are kept in checkpoints and not trained.
         further: Micro-batches of an update beside those of the task, from its number; each names its ``source``.
         watch: Measures gradients and updates, without changing anything; None measures nothing.
+        engine: What carries the passes and the update: one process, or several.
     """
 
     model: nn.Module
@@ -82,6 +84,7 @@ class Job:
     buffers: Sequence[tuple[str, torch.Tensor]] = ()
     further: Callable[[int], Sequence[Batch]] = lambda step: ()
     watch: GradientWatch | None = None
+    engine: Engine = field(default_factory=Engine)
 
     @property
     def device(self) -> torch.device:

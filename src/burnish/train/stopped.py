@@ -35,7 +35,7 @@ _PLAIN = ("segment_lengths", "row_ids", "tasks")
 
 def keep_stopped(
     folder: RunFolder,
-    trainable: Sequence[tuple[str, nn.Parameter]],
+    trainable: Sequence[tuple[str, Tensor]],
     state: TrainState,
     batches: Sequence[Batch],
     stop: TrainingStopped,
