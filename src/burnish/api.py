@@ -8,6 +8,7 @@ from typing import Any
 
 from burnish.core.config import build
 from burnish.core.events import Callback
+from burnish.core.processes import is_main
 from burnish.forecast.finding import Foresight
 from burnish.recipes import find_recipe
 from burnish.report.page import build_report
@@ -58,5 +59,6 @@ def resume(folder: str | Path, *, callbacks: Sequence[Callback] = ()) -> RunResu
 
 
 def _reported(result: RunResult) -> RunResult:
-    build_report(result.folder)
+    if is_main():
+        build_report(result.folder)
     return result

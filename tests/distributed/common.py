@@ -19,7 +19,7 @@ from burnish.core.files import read_lines
 from tests.support.recipes import recipe
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 240
+LIMIT = 900
 """Seconds after which a group hangs."""
 
 

@@ -22,6 +22,7 @@ from burnish.cli import (
     generate,
     inspect,
     interpolate,
+    launch,
     lr_range,
     merge,
     plan,
@@ -59,6 +60,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     run,
+    launch,
     plan,
     lr_range,
     compare_methods,

@@ -98,6 +98,7 @@ def settled(group: Group, asked: Sequence[Action], interrupted: bool) -> tuple[S
 
 def enter_stage(job: Job, state: TrainState, callbacks: Sequence[Callback]) -> Liveness:
     """Make ready for the stage of the next update; what it trains is watched from its beginning."""
+    job.engine.enter_stage(job.stages.at(state.step).names)
     stage = job.stages.enter(state.step, job.trainable, job.optimizer)
     if len(job.stages) > 1:
         number = job.stages.number(state.step) + 1

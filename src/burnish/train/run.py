@@ -108,8 +108,9 @@ def start_run(
     setup = set_up(config, callbacks, foresee, engine)
     scorer = Scorer(setup, callbacks).ready()
     job = make_job(setup, scorer, folder)
-    tell(callbacks, Stage("rehearsing the heaviest micro-batch"))
-    rehearse(job)
+    if engine.rehearses:
+        tell(callbacks, Stage("rehearsing the heaviest micro-batch"))
+        rehearse(job)
     main(lambda: folder.create(force, setup.write))
     if planned := dict(plan()):
         main(lambda: folder.write("plan.json", planned))

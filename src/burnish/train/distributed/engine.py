@@ -45,11 +45,13 @@ class Engine:
 
     Attributes:
         sharded: Whether weights lie in shares, so that the processes compute every pass together.
+        rehearses: Whether the heaviest micro-batch is tried before the first update.
         foresees: Whether the optimiser that the loop holds is the one that moves the weights, tensor by tensor.
     """
 
     sharded = False
     foresees = True
+    rehearses = True
 
     def __init__(self, group: Group | None = None) -> None:
         self.group = group or Group()
@@ -73,8 +75,8 @@ class Engine:
         """Take the optimiser over; the loop sets the rates of the one that is given back."""
         return optimizer
 
-    def enter_stage(self) -> None:
-        """Take note that other parameters are trained from here on."""
+    def enter_stage(self, names: frozenset[str]) -> None:
+        """Take note that these parameters are trained from here on."""
 
     def run(self, work: Callable[[], T]) -> T:
         """Compute something that calls the model."""

@@ -6,10 +6,9 @@ group that `accelerate` opens (NCCL between GPUs, gloo between processors).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from burnish.core.errors import BurnishError, TrainingStopped, UserError
+from burnish.core.processes import world_size
 from burnish.ops.machine import default_device
 
 T = TypeVar("T")
@@ -146,18 +146,3 @@ def close() -> None:
     """Leave the process group, where this process is in one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
-
-
-def launched() -> bool:
-    """Whether a launcher (`burnish launch`, `torchrun`, `srun` with its variables) started this process."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-
-
-def world_size() -> int:
-    """How many processes the launcher started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if launched() else 1
-
-
-def is_main() -> bool:
-    """Whether this is the process that speaks, known before any process group is open."""
-    return not launched() or int(os.environ["RANK"]) == 0

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from burnish.core.errors import UserError
+from burnish.core.processes import launched, world_size
 from burnish.train.config import RunConfig
 from burnish.train.distributed.config import DistributedConfig, EngineName
 from burnish.train.distributed.ddp import DataParallel
 from burnish.train.distributed.engine import Engine
 from burnish.train.distributed.fsdp2 import FullySharded
-from burnish.train.distributed.group import Group, Processes, launched, world_size
+from burnish.train.distributed.group import Group, Processes
 from burnish.train.distributed.refusals import refuse
+from burnish.train.distributed.zero import Zero
 
 MakeEngine = Callable[[Group, RunConfig], Engine]
+
+ZERO: dict[EngineName, int] = {"zero1": 1, "zero2": 2, "zero3": 3}
+
+
+def _zero(stage: int, group: Group, config: RunConfig) -> Engine:
+    return Zero(group, stage, config.distributed.offload, config.train.max_grad_norm)
+
 
 ENGINES: dict[EngineName, MakeEngine] = {
     "none": lambda group, config: Engine(group),
     "ddp": lambda group, config: DataParallel(group),
+    **{name: partial(_zero, stage) for name, stage in ZERO.items()},
     "fsdp2": lambda group, config: FullySharded(group, offload=config.distributed.offload == "all"),
 }
 """Makes an engine for the processes of a run."""
