@@ -87,14 +87,15 @@ def find_answers(
     assert isinstance(renderer, SpanRenderer)
     most, best = int(settings.get("max_answer_tokens", MOST_TOKENS)), int(settings.get("best", BEST))
     losses = RowLosses.empty(len(table))
-    found: list[Found] = [Found([], 0.0)] * len(table)
+    own_found: dict[int, Found] = {}
     for one in head_passes(view, table, losses, progress):
         logits = by_row(one.logits, one.batch).double().cpu().numpy()
         for place, row in enumerate(one.rows):
             _, _, begin, end, before = table.numbers(np.asarray([row]))[0].astype(int)
             here = best_spans(logits[place, begin:end, 0], logits[place, begin:end, 1], most, best)
             moved = [Span(s.score, s.first + before, s.last + before) for s in here]
-            found[row] = Found(moved, float(logits[place, 0].sum()))
+            own_found[row] = Found(moved, float(logits[place, 0].sum()))
+    losses, found = losses.over_all(view), view.deal.merged(own_found)
     groups = rows.groups
     places = renderer.context_places([example for example, _ in groups])
     merged = [

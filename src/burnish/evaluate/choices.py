@@ -159,7 +159,7 @@ def _one_pass(
             chosen = one.rows[start : start + HEAD_ROWS]
             logs = torch.log_softmax(one.head(hidden[start : start + HEAD_ROWS]).float(), dim=-1).cpu()
             scores[chosen] = logs.gather(1, tokens_NK[chosen]).double().numpy()
-    return losses, scores
+    return losses.over_all(view), view.deal.added(scores)
 
 
 def _pass_each(view: View, asked: Sequence[Question], progress: Progress | None) -> Scores:

@@ -65,13 +65,14 @@ def tag_words(
     renderer, table = rows.renderer, rows.table
     assert isinstance(renderer, TaggedRenderer)
     losses = RowLosses.empty(len(table))
-    best: list[tuple[list[int], list[float]]] = [([], [])] * len(table)
+    own_best: dict[int, tuple[list[int], list[float]]] = {}
     for one in head_passes(view, table, losses, progress):
         shares = torch.softmax(by_row(one.logits, one.batch).double(), dim=-1)
         values, numbers = (x.cpu().numpy() for x in shares.max(dim=-1))
         for place, row in enumerate(one.rows):
             deciding = np.flatnonzero(table.row(row)[1])
-            best[row] = (numbers[place, deciding].tolist(), values[place, deciding].tolist())
+            own_best[row] = (numbers[place, deciding].tolist(), values[place, deciding].tolist())
+    losses, best = losses.over_all(view), view.deal.merged(own_best)
     groups = rows.groups
     aligned = renderer.align([example for example, _ in groups])
     outside = OUTSIDE if OUTSIDE in renderer.labels else renderer.labels[0]
