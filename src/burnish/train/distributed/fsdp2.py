@@ -37,16 +37,19 @@ class FullySharded(Engine):
     def __init__(self, group: Group, *, offload: bool = False) -> None:
         super().__init__(group)
         self.offload = offload
+        self.device = torch.device("cpu")
         self.module: Any = None
         self.parts: list[Any] = []
+        self._before: list[tuple[nn.Module, type, dict[str, set[int]]]] = []
 
     def prepare(self, whole: Whole, trainable: Named) -> None:
         super().prepare(whole, trainable)
         broadcast_([parameter for _, parameter in trainable])
-        device = trainable[0][1].device
+        self.device = device = trainable[0][1].device
         mesh = init_device_mesh(device.type, (self.group.size,))
         policy = CPUOffloadPolicy() if self.offload else OffloadPolicy()
         self.module, self.parts = whole, [*layers_of(whole), whole]
+        self._before = [(module, type(module), hooks_of(module)) for module in whole.modules()]
         for part in self.parts:
             fully_shard(part, mesh=mesh, offload_policy=policy, ignored_params=_coded(part))
             part.set_gradient_divide_factor(1.0)  # the loss is divided by the units of all processes already
@@ -97,11 +100,41 @@ class FullySharded(Engine):
                 if isinstance(value, Tensor) and value.shape == parameter.shape and isinstance(parameter, DTensor):
                     state[key] = _shared_out(value, parameter)
 
+    @torch.no_grad()
     def release(self) -> None:
         for part in self.parts:
-            part.unshard()
-            part.set_reshard_after_forward(False, recurse=False)
-        self.module = None
+            part.reshard()
+        plain: dict[int, nn.Parameter] = {}  # tied weights stay tied
+        for module, own, hooks in self._before:
+            for name, parameter in module._parameters.items():
+                if isinstance(parameter, DTensor):
+                    if id(parameter) not in plain:
+                        value = self.whole(parameter).to(self.device)
+                        plain[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+                    module._parameters[name] = plain[id(parameter)]
+            module.__class__ = own
+            for kind, known in hooks.items():
+                for key in [key for key in getattr(module, kind) if key not in known]:
+                    del getattr(module, kind)[key]
+        self.module, self.parts, self._before = None, [], []
+
+
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_state_dict_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_pre_hooks",
+)
+"""Where a module keeps what is called beside it; `fully_shard` adds some, and has no word for taking them off."""
+
+
+def hooks_of(module: nn.Module) -> dict[str, set[int]]:
+    """The keys of a module's hooks, by kind."""
+    return {kind: set(getattr(module, kind)) for kind in HOOKS}
 
 
 def _shared_out(value: Tensor, like: DTensor) -> DTensor:
