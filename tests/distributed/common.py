@@ -100,6 +100,11 @@ def same(found: Path, wanted: Path, tolerance: float = 1e-5) -> None:
                     assert mine[name] == pytest.approx(other[name], rel=tolerance, abs=tolerance), where
                 else:
                     assert mine[name] == other[name], where
+    ours_e, theirs_e = (json.loads((run / "evaluation.json").read_text()) for run in (found, wanted))
+    assert ours_e["rows"] == theirs_e["rows"]
+    for which in ("base", "tuned"):
+        loss, wanted_loss = (e[which]["metrics"]["loss"]["value"] for e in (ours_e, theirs_e))
+        assert loss == pytest.approx(wanted_loss, rel=tolerance), (found.name, which)
     ours_w, theirs_w = weights(found), weights(wanted)
     assert ours_w.keys() == theirs_w.keys()
     for name, tensor in theirs_w.items():

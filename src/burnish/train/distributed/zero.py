@@ -59,6 +59,9 @@ class Zero(Engine):
         super().prepare(whole, trainable)
         broadcast_([parameter for _, parameter in trainable])
         self.whole_module, self.named = whole, dict(trainable)
+        if self.stage == 3:
+            embedding: nn.Module = whole.model.get_input_embeddings()  # type: ignore[operator]  # one of transformers
+            embedding.register_forward_hook(_starts_the_graph)
 
     def optimizing(self, optimizer: torch.optim.Optimizer, trainable: Named) -> torch.optim.Optimizer:
         self.client = optimizer
@@ -215,6 +218,16 @@ class Zero(Engine):
         for parameter in self.whole_module.parameters():
             if id(parameter) not in inside:
                 self.deepspeed.zero.register_external_parameter(self.whole_module, parameter)
+
+
+def _starts_the_graph(module: nn.Module, args: Any, output: Any) -> None:
+    """Let gradients flow to the input of the first layer, also where nothing before it is trained.
+
+    DeepSpeed lets go of a layer's weights when the gradient of its input is there; with no such gradient it would do so
+    before those of the layer itself are made.
+    """
+    if torch.is_grad_enabled() and isinstance(output, Tensor) and not output.requires_grad:
+        output.requires_grad_(True)
 
 
 def imported(group: Group) -> Any:
