@@ -328,7 +328,7 @@ def set_up(
     attached = attach(loaded.model, config.adapters, seed=config.seed)
     name_tasks(loaded.model, loaded.classifier.class_tasks if loaded.classifier is not None else ())
     with precision.context(device):
-        fused = fuse(loaded.model, projection_of) if layout == "packed" and engine.fuses else 0
+        fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
     if config.train.gradient_checkpointing:
         checkpoint_activations(loaded.model, selective=config.train.gradient_checkpointing == "selective")
     setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused, engine)

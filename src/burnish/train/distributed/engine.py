@@ -46,14 +46,12 @@ class Engine:
     Attributes:
         sharded: Whether weights lie in shares, so that the processes compute every pass together.
         rehearses: Whether the heaviest micro-batch is tried before the first update.
-        fuses: Whether layers may run as fused operations, which read weights when their gradients are made too.
         foresees: Whether the optimiser that the loop holds is the one that moves the weights, tensor by tensor.
     """
 
     sharded = False
     foresees = True
     rehearses = True
-    fuses = True
 
     def __init__(self, group: Group | None = None) -> None:
         self.group = group or Group()
