@@ -27,13 +27,23 @@ def _classes(folder: Path) -> Values:
     rows = [{"text": r["prompt"], "label": r["completion"].strip()} for r in sentiment_rows(60)]
     path = write_rows(folder / "classes.jsonl", rows)
     data = {"train": str(path), "split": {"validation": 11, "test": 12}}
-    return {"model": "bert", "task": {"kind": "classification", "dropout": 0.0}, "train": {"learning_rate": 0.005}, "data": data}
+    return {
+        "model": "bert",
+        "task": {"kind": "classification", "dropout": 0.0},
+        "train": {"learning_rate": 0.005},
+        "data": data,
+    }
 
 
 def _tags(folder: Path) -> Values:
     path = write_rows(folder / "tags.jsonl", tagged_rows(60))
     data = {"train": str(path), "split": {"validation": 11, "test": 12}}
-    return {"model": "bert", "task": {"kind": "token-classification", "dropout": 0.0}, "train": {"learning_rate": 0.005}, "data": data}
+    return {
+        "model": "bert",
+        "task": {"kind": "token-classification", "dropout": 0.0},
+        "train": {"learning_rate": 0.005},
+        "data": data,
+    }
 
 
 def _two_tasks(folder: Path) -> Values:
@@ -48,7 +58,13 @@ def _two_tasks(folder: Path) -> Values:
     adapters += [{"method": "lora", "rank": 2, "targets": "mlp", "name": n, "tasks": [n]} for n in ("mood", "length")]
     data = {"train": sources, "split": {"validation": 12, "test": 24}}
     train = {"learning_rate": 0.005, "batch_size": 4}  # two rows a process: some have rows of one task only
-    return {"model": "bert", "task": {"kind": "classification", "dropout": 0.0}, "train": train, "data": data, "adapter": adapters}
+    return {
+        "model": "bert",
+        "task": {"kind": "classification", "dropout": 0.0},
+        "train": train,
+        "data": data,
+        "adapter": adapters,
+    }
 
 
 def _replay(folder: Path) -> Values:

@@ -7,7 +7,7 @@ an engine, which other tests hold against `transformers` and `peft`.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one(root: Path) -> Iterator[Reference]:
+def one(root: Path) -> Reference:
     """Runs of one process, each made when it is first asked for."""
 
     def finished(case: str) -> Path:
@@ -48,7 +48,7 @@ def one(root: Path) -> Iterator[Reference]:
                 run.start_run(build(RunConfig, values(root, case, "one")))
         return run_of(root, case, "one")
 
-    yield finished
+    return finished
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,9 @@ def test_four_processes_and_a_checkpoint_of_two_on_one_and_four(root: Path, one:
         for rest in ("four", "single")
     ]
     carry(root, 2, parted)
-    resumed = {rest: [str(run_of(root, case, f"{e}-{rest}")) for e, case in cases.items()] for rest in ("four", "single")}
+    resumed = {
+        rest: [str(run_of(root, case, f"{e}-{rest}")) for e, case in cases.items()] for rest in ("four", "single")
+    }
     whole = [{"run": values(root, "uneven", f"{engine}-whole", engine)} for engine in ("ddp", "fsdp2")]
     carry(root, 4, [*({"resume": folder} for folder in resumed["four"]), *whole])
     carry(root, 1, [{"resume": folder} for folder in resumed["single"]])

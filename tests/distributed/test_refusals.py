@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from burnish.cli.main import call
+from burnish.compare.trials import Wanted, prepare
+from burnish.compare.variants import read_variants
 from burnish.core.config import build
 from burnish.core.errors import UserError
 from burnish.train.config import RunConfig
@@ -82,6 +84,13 @@ def test_an_engine_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
 def test_more_processes_than_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="9 processes cannot share 8 rows"):
         refuse(configuration(tmp_path, "ddp"), 9)
+
+
+def test_comparisons_make_their_runs_on_one_process(tmp_path: Path) -> None:
+    wanted = Wanted(configuration(tmp_path, "ddp"), read_variants("lora"), 1, tmp_path)
+    with pytest.raises(UserError, match="on one process each") as caught:
+        prepare(wanted)
+    assert caught.value.where == "distributed.engine"
 
 
 def test_offload_that_an_engine_has_not(tmp_path: Path) -> None:

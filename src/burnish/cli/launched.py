@@ -23,8 +23,11 @@ def main(arguments: Sequence[str]) -> None:
             raise
         sys.stdout.flush()
         os._exit(PEER_LOST)  # a group that lost a member cannot be left in order
+    if code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # others may be gone, and a group is left together
     close()
-    sys.exit(code)
 
 
 def continued(arguments: list[str]) -> list[str]:
@@ -40,3 +43,7 @@ def continued(arguments: list[str]) -> list[str]:
     if any((folder / "checkpoints").glob("step-*/manifest.json")):
         return ["resume", str(folder), *options]
     return [*arguments, *([] if "--force" in arguments else ["--force"])]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -27,9 +27,7 @@ def seen_in(batches: Sequence[Batch]) -> dict[str, int]:
     }
 
 
-def over_all(
-    group: Group, units: dict[str, float], seen: dict[str, int]
-) -> tuple[dict[str, float], dict[str, int]]:
+def over_all(group: Group, units: dict[str, float], seen: dict[str, int]) -> tuple[dict[str, float], dict[str, int]]:
     """Both, added up over the processes."""
     if group.size == 1:
         return units, seen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from burnish.core.events import (
     Stop,
 )
 from burnish.core.events import Stage as Beginning
-from burnish.core.types import Batch, Term
+from burnish.core.types import Batch
 from burnish.models.route import holding
 from burnish.train.counting import count_units, loss_over_all, over_all, seen_in
 from burnish.train.distributed.group import Group
@@ -146,7 +146,9 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> tuple[dict[str, f
     counts, seen = over_all(group, count_units(job.terms, batches), seen_in(batches))
     parts = dict[str, float]()
     watch = job.watch if job.watch and job.watch.due(state.step) else None
-    loss_sum = backward_all(job, batches, counts, parts, watch) + penalize(job, batches[0] if batches else Batch(), parts)
+    loss_sum = backward_all(job, batches, counts, parts, watch) + penalize(
+        job, batches[0] if batches else Batch(), parts
+    )
     try:
         refuse_non_finite_loss(loss_sum, batches, state.step)
         if job.scaler:
@@ -313,11 +315,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return moved  # type: ignore[return-value]  # same keys, same kinds
 
 
-def measure(state: TrainState, seen: dict[str, float], *, began: float, **values: float) -> dict[str, float]:
+def measure(state: TrainState, seen: Mapping[str, int], *, began: float, **values: float) -> dict[str, float]:
     """Count tokens and time of one update into the state, and return the line for the log."""
     seconds = time.perf_counter() - began
-    state.tokens += int(seen["tokens"])
-    state.trained_tokens += int(seen["trained_tokens"])
+    state.tokens += seen["tokens"]
+    state.trained_tokens += seen["trained_tokens"]
     state.seconds += seconds
     return {**values, **seen, "seconds": seconds, "tokens_per_second": seen["tokens"] / seconds}
 

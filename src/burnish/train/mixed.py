@@ -54,7 +54,7 @@ class MixedUpdates:
     def samples(self, step: int) -> dict[str, Batch]:
         """One row of the task, and a replayed one where the update has any."""
         stretch = self.mix.of(step)
-        batch = self._batch(step, [stretch.start]) if len(stretch) else None
+        batch = self._batch(step, [stretch.start]) if stretch.stop > stretch.start else None
         return {**self.task.samples(step), **({batch["source"]: batch} if batch else {})}
 
     def heaviest(self) -> Batch:

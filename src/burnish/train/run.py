@@ -23,15 +23,16 @@ from burnish.core.types import Batch
 from burnish.evaluate.run import Evaluation
 from burnish.train.config import RunConfig
 from burnish.train.diagnosis import Diagnosis
-from burnish.train.ema import Ema
 from burnish.train.distributed.engine import Engine
 from burnish.train.distributed.table import open_engine
+from burnish.train.ema import Ema
 from burnish.train.folder import ReadOnlyFolder, RunFolder, open_run
 from burnish.train.gradients import GradientWatch
 from burnish.train.handover import hand_over, load_handed_over, read_recipe
 from burnish.train.job import Cadence, Job
 from burnish.train.loop import tell, to_device, train
 from burnish.train.rehearsal import rehearse
+from burnish.train.restoring import gathered, load_trainable, restore, trained_now
 from burnish.train.score import Scorer, store_base, stored_base
 from burnish.train.setup import Foresee, Setup, set_up
 from burnish.train.state import TrainState
@@ -192,12 +193,6 @@ def write_result(scorer: Scorer, folder: RunFolder, callbacks: Sequence[Callback
     refuse_faults(read_back(folder.path), folder.path)
 
 
-def trained_now(setup: Setup) -> list[tuple[str, torch.Tensor]]:
-    """What is trained, as the modules hold it now: an engine that lets go of a model may have put new weights in."""
-    head = setup.loaded.classifier
-    return [*setup.attached.trainable(), *(head.named() if head is not None else [])]
-
-
 def folder_of(path: Path, engine: Engine) -> RunFolder:
     """The run's folder; only the main process writes."""
     return RunFolder(path) if engine.group.main else ReadOnlyFolder(path)
@@ -315,54 +310,6 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
 def watches(engine: Engine) -> bool:
     """Whether this process measures gradients: the main one, and all where each holds a share of them."""
     return engine.foresees and (engine.sharded or engine.group.main)
-
-
-def gathered(
-    engine: Engine,
-    optimizer: torch.optim.Optimizer,
-    trainable: Sequence[tuple[str, torch.nn.Parameter]],
-    buffers: Sequence[tuple[str, torch.Tensor]],
-) -> dict[str, dict[str, torch.Tensor]]:
-    """The tensors of a checkpoint, each in one piece, whatever shares they lie in.
-
-    Raises:
-        TrainingStopped: A weight is not whole.
-    """
-    weights = {name: engine.whole(parameter) for name, parameter in trainable}
-    engine.inventory(weights)
-    tensors = {"trainable": weights, "optimizer": engine.moments(optimizer, trainable)}
-    if buffers:
-        tensors["buffers"] = {name: engine.whole(tensor) for name, tensor in buffers}
-    return tensors
-
-
-def restore(job: Job, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint back: weights, optimiser, loss scale."""
-    load_trainable(job, checkpoint)
-    job.engine.load_moments(job.optimizer, job.trainable, checkpoint.tensors.get("optimizer", {}))
-    if job.scaler and "scaler" in checkpoint.state:
-        job.scaler.load_state_dict(dict(checkpoint.state["scaler"]))
-
-
-def load_trainable(job: Job, checkpoint: Checkpoint) -> None:
-    """Put the trained tensors back, and what the adapters remember.
-
-    Raises:
-        UserError: The checkpoint holds other tensors than this run trains.
-    """
-    saved = {**checkpoint.tensors["trainable"], **checkpoint.tensors.get("buffers", {})}
-    wanted: dict[str, torch.Tensor] = {**dict(job.trainable), **dict(job.buffers)}
-    shapes = {name: tensor.shape for name, tensor in wanted.items()} | job.engine.shapes
-    odd = sorted(saved.keys() ^ wanted.keys()) or [n for n in wanted if saved[n].shape != shapes[n]]
-    if odd:
-        raise UserError(
-            f"the checkpoint and the run differ in {len(odd)} trained tensors, such as `{odd[0]}`",
-            where=f"step {checkpoint.step}",
-            fix="resume with the recipe that the run was started with",
-        )
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            job.engine.put(parameter, saved[name])
 
 
 def restore_best(job: Job, store: CheckpointStore, state: TrainState) -> dict[str, Any]:

@@ -199,7 +199,9 @@ class Scorer:
 
     def _evaluate(self, split: Split, quiet: bool = False) -> Evaluation:
         of = self.setup.engine.group.size  # all go equally far
-        progress: Callable[[int], Any] | None = None if quiet else lambda done: tell(self.callbacks, Advanced(done * of))
+        progress: Callable[[int], Any] | None = (
+            None if quiet else lambda done: tell(self.callbacks, Advanced(done * of))
+        )
         return evaluate(self.view, split, self.setup.config.evaluate, self.renderer, progress)
 
 

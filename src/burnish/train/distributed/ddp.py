@@ -1,8 +1,8 @@
 """Data parallel: every process holds the whole model and its own rows; gradients are summed before the update.
 
-As in PyTorch's DistributedDataParallel (Li et al., 2020) gradients travel in buckets, and a bucket leaves while the last
-backward pass still makes the gradients of the next one. Different from it, what is reduced is the sum, since a loss
-here has been divided by the units of all processes already; a parameter that only some processes' rows reach is
+As in PyTorch's DistributedDataParallel (Li et al., 2020) gradients travel in buckets, and a bucket leaves while the
+last backward pass still makes the gradients of the next one. Different from it, what is reduced is the sum, since a
+loss here has been divided by the units of all processes already; a parameter that only some processes' rows reach is
 summed over those, and one that no row reached keeps no gradient, so that AdamW leaves it alone as on one process.
 """
 

@@ -133,9 +133,7 @@ class Engine:
         """The optimiser's state by parameter, whole."""
         return state_tensors(optimizer, trainable)
 
-    def load_moments(
-        self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]
-    ) -> None:
+    def load_moments(self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]) -> None:
         """Put ``moments`` back."""
         load_state_tensors(optimizer, trainable, tensors)
 

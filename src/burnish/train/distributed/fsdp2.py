@@ -90,9 +90,7 @@ class FullySharded(Engine):
     def moments(self, optimizer: torch.optim.Optimizer, trainable: Named) -> dict[str, Tensor]:
         return {name: self.whole(tensor) for name, tensor in super().moments(optimizer, trainable).items()}
 
-    def load_moments(
-        self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]
-    ) -> None:
+    def load_moments(self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]) -> None:
         load_state_tensors(optimizer, trainable, tensors)
         for _, parameter in trainable:
             state = optimizer.state.get(parameter, {})

@@ -218,10 +218,14 @@ class Processes:
             name = signal.Signals(-code).name
             return Ended(1, False, f"{who} was ended by {name}; the others were stopped", socket.gethostname(), fix)
         if code == PEER_LOST:
-            return Ended(1, False, f"{who} lost a process of another machine, and was stopped", socket.gethostname(), fix)
+            return Ended(
+                1, False, f"{who} lost a process of another machine, and was stopped", socket.gethostname(), fix
+            )
         log = folder / f"{rank}.log"
         said = log.read_text(encoding="utf-8", errors="replace")[-SHOWN:].strip() if log.exists() else ""
-        return Ended(code, False, f"{who} ended with {code}; the others were stopped", socket.gethostname(), said or fix)
+        return Ended(
+            code, False, f"{who} ended with {code}; the others were stopped", socket.gethostname(), said or fix
+        )
 
     def _rank(self, local: int) -> int:
         return self.launch.node_rank * self.launch.processes + local

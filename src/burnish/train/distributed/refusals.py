@@ -41,7 +41,7 @@ DDP = "use `distributed.engine=ddp`, which carries it"
 TASKS = Refusal(
     lambda config: bool(config.data.tasks),
     "data: task",
-    "rows of one task reach weights that rows of another do not, and the processes would wait for each other's gradients",
+    "rows of one task reach weights that those of another do not, and processes would wait for each other's gradients",
     DDP,
 )
 REGULARIZERS = Refusal(
@@ -129,10 +129,28 @@ def refuse(config: RunConfig, processes: int) -> None:
         )
     if processes > config.train.batch_size:
         raise UserError(
-            f"{processes} processes cannot share {config.train.batch_size} rows of an update: some would never have any",
+            f"{processes} processes cannot share {config.train.batch_size} rows of an update: some would have none",
             where="train.batch_size",
             fix=f"raise it to {processes} at least, or start fewer processes",
         )
     for refusal in REFUSALS[engine]:
         if refusal.applies(config):
             raise UserError(f"`{engine}` cannot carry this: {refusal.why}", where=refusal.where, fix=refusal.fix)
+
+
+def refuse_several_processes(config: RunConfig, what: str) -> None:
+    """Refuse a recipe with an engine where many runs are made one after the other, each on one process.
+
+    Args:
+        config: The recipe.
+        what: What makes the runs.
+
+    Raises:
+        UserError: The recipe names an engine.
+    """
+    if config.distributed.engine != "none":
+        raise UserError(
+            f"{what} makes its runs on one process each, and the recipe is carried by `{config.distributed.engine}`",
+            where="distributed.engine",
+            fix="leave it out with `distributed.engine=none`; the result does not depend on it",
+        )

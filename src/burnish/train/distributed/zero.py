@@ -171,9 +171,7 @@ class Zero(Engine):
                 found[f"step:{names[id(parameter)]}"] = torch.as_tensor(state["step"]).float().cpu().clone()
         return found
 
-    def load_moments(
-        self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]
-    ) -> None:
+    def load_moments(self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]) -> None:
         self.waiting = dict(tensors)  # the next stage to be entered takes them
 
     def release(self) -> None:
