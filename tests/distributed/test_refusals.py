@@ -94,8 +94,8 @@ def test_comparisons_make_their_runs_on_one_process(tmp_path: Path) -> None:
 
 
 def test_offload_that_an_engine_has_not(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="`ddp` cannot offload `all`"):
-        build(RunConfig, {**recipe(tmp_path), "distributed": {"engine": "ddp", "offload": "all"}})
+    with pytest.raises(UserError, match="`ddp` cannot offload `parameters`"):
+        build(RunConfig, {**recipe(tmp_path), "distributed": {"engine": "ddp", "offload": "parameters"}})
 
 
 def test_a_recipe_with_an_engine_says_how_it_is_started(tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ from pydantic import Field, model_validator
 from burnish.core.config import Config
 
 EngineName = Literal["none", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
-OffloadName = Literal["none", "optimizer", "all"]
+OffloadName = Literal["none", "optimizer", "parameters"]
 
 OFFLOADS: dict[EngineName, tuple[OffloadName, ...]] = {
     "none": ("none",),
     "ddp": ("none",),
-    "fsdp2": ("none", "all"),
+    "fsdp2": ("none", "parameters"),
     "zero1": ("none", "optimizer"),
     "zero2": ("none", "optimizer"),
-    "zero3": ("none", "optimizer", "all"),
+    "zero3": ("none", "optimizer", "parameters"),
 }
 """What each engine can move to the host's memory."""
 
@@ -30,7 +30,7 @@ class DistributedConfig(Config):
     (DeepSpeed): the optimiser's moments, and the gradients too, lie in shares. `zero3` (DeepSpeed) and `fsdp2`
     (PyTorch): the weights too, the frozen ones included."""
     offload: OffloadName = "none"
-    """What waits in the host's memory while it is not needed: `optimizer` the moments and their update, `all` the
+    """What waits in the host's memory while it is not needed: `optimizer` the moments and their update, `parameters` the
     weights too. For GPUs; slower, and the result stays the same."""
     timeout_minutes: int = Field(120, ge=1)
     """How long one process waits for another, such as for the first one to read the data."""

@@ -260,7 +260,7 @@ def settings(zero: Zero) -> dict[str, Any]:
         # passes differ from one another (idle ones, answers of several lengths), so nothing is fetched ahead by a trace
         section |= {"stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0}
         section |= {"stage3_param_persistence_threshold": 0}
-        if zero.offload == "all":
+        if zero.offload == "parameters":
             section["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_micro_batch_size_per_gpu": 1,
