@@ -109,5 +109,6 @@ def same(found: Path, wanted: Path, tolerance: float = 1e-5) -> None:
     assert ours_w.keys() == theirs_w.keys()
     for name, tensor in theirs_w.items():
         assert ours_w[name].shape == tensor.shape, name
-        size = max(1.0, float(tensor.abs().max())) if tensor.numel() else 1.0
-        assert float((ours_w[name].double() - tensor.double()).abs().max()) <= tolerance * size, (found.name, name)
+        mine, other = ours_w[name].double(), tensor.double()
+        size = max(1.0, float(other.abs().max()))
+        assert float((mine - other).abs().max()) <= tolerance * size, (found.name, name)

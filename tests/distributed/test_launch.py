@@ -11,12 +11,13 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.distributed.common import ROOT, job, numbers, same
+from tests.distributed.common import ROOT, free_port, job, numbers, same
 
 LIMIT = 240
 
@@ -32,6 +33,8 @@ if os.environ.get("RANK") == rank and os.environ.get("BURNISH_ATTEMPT") == "0":
             os.kill(os.getpid(), signal.SIGKILL)
         if state.step == int(step) and how == "crash":
             raise KeyError("planted")
+        if state.step == int(step) and how == "nan":
+            next(job.model.parameters()).data.fill_(float("nan"))
         return update(job, state, liveness)
     loop.update = planted
     if how == "disk":
@@ -102,6 +105,30 @@ def test_a_disk_that_is_full(home: Path) -> None:
     full = launch(home, str(written(home, "full")), "-n", "2", plant="0:0:disk")
     assert full.returncode == 2, full.stderr
     assert full.stderr.count("No space left on device") == 1 and "Traceback" not in full.stderr
+
+
+def test_a_loss_that_is_not_finite_in_one_process(home: Path) -> None:
+    """The loss of an update is that of all processes: all stop before the update, and one says so with exit code 3.
+
+    What is kept of the update holds the rows of both, eight in all.
+    """
+    stopped = launch(home, str(written(home, "nan")), "-n", "2", plant="3:1:nan")
+    assert stopped.returncode == 3, stopped.stderr
+    assert stopped.stderr.count("the weights were not touched") == 1 and "Traceback" not in stopped.stderr
+    note = json.loads((home / "runs/nan/stopped/stopped.json").read_text())
+    assert len({row for batch in note["batches"] for row in batch["row_ids"]}) == 8
+
+
+def test_two_machines(home: Path) -> None:
+    """Each starts its own process and is told where machine 0 is; only machine 0 speaks."""
+    recipe = str(written(home, "machines"))
+    meet = ["--nodes", "2", "--master", f"127.0.0.1:{free_port()}"]
+    with ThreadPoolExecutor() as pool:
+        both = pool.map(lambda rank: launch(home, recipe, "-n", "1", *meet, "--node-rank", rank), ("0", "1"))
+        first, second = both
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert first.stdout and not second.stdout.strip()
+    assert (home / "runs/machines/report.html").is_file()
 
 
 def test_json_is_the_main_process_alone(home: Path) -> None:

@@ -29,7 +29,9 @@ _CACHED_PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACIT
 
 def default_device() -> torch.device:
     """The first GPU, or that of this process among several; or the CPU."""
-    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank() % torch.cuda.device_count())  # a launcher may show each process its own
 
 
 def product_rate(dtype: torch.dtype, device: torch.device | None = None) -> float:
