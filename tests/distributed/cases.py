@@ -73,6 +73,16 @@ def _replay(folder: Path) -> Values:
     return {"data": {"split": split, "replay": {"path": str(path), "ratio": 0.25}, "train": str(folder / "rows.jsonl")}}
 
 
+def _retention(folder: Path) -> Values:
+    rows = [
+        {"text": "the cat sat on the mat and looked at the dog", "domain": "cats"},
+        {"text": "one two three four five six seven eight", "domain": "numbers"},
+        {"question": "one two", "choices": [" three", " nine"], "answer": " three", "suite": "counting"},
+    ]
+    path = write_rows(folder / "known.jsonl", rows)
+    return {"evaluate": {"retention": {"sources": str(path), "every_steps": 2}}}
+
+
 CASES: dict[str, Callable[[Path], Values]] = {
     "lora": lambda folder: {},
     "full": lambda folder: {"adapter": {"method": "full"}, "train": FULL, "batches": {"layout": "padded"}},
@@ -95,6 +105,7 @@ CASES: dict[str, Callable[[Path], Values]] = {
     "nf4": lambda folder: {"model_quantization": "nf4"},
     "replay": _replay,
     "ema": lambda folder: {"checkpoint": {"ema": {"decay": 0.8}}},
+    "retention": _retention,
     "checkpointing": lambda folder: {"train": {"gradient_checkpointing": True}},
     "tasks": _two_tasks,
     "regularized": lambda folder: {"regularizers": [{"kind": "l2_sp"}, {"kind": "distill"}]},
@@ -104,11 +115,11 @@ CASES: dict[str, Callable[[Path], Values]] = {
 
 COMMON = ("lora", "full", "uneven", "single", "classes", "stages", "nf4")
 CARRIED: dict[str, tuple[str, ...]] = {
-    "ddp": (*COMMON, "tags", "replay", "ema", "checkpointing", "tasks", "regularized", "adalora"),
-    "fsdp2": (*COMMON, "tags", "replay", "ema", "checkpointing"),
+    "ddp": (*COMMON, "tags", "replay", "ema", "retention", "checkpointing", "tasks", "regularized", "adalora"),
+    "fsdp2": (*COMMON, "tags", "replay", "ema", "retention", "checkpointing"),
     "zero1": ("lora", "full", "stages"),
     "zero2": (*COMMON, "replay", "checkpointing"),
-    "zero3": ("lora", "full", "uneven", "single", "classes", "stages", "checkpointing"),
+    "zero3": ("lora", "full", "uneven", "single", "classes", "stages", "retention", "checkpointing"),
 }
 """What each engine is held to."""
 

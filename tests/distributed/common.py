@@ -90,7 +90,7 @@ def numbers(run: Path, kind: str) -> list[dict[str, float]]:
 
 def same(found: Path, wanted: Path, tolerance: float = 1e-5) -> None:
     """Hold losses, gradient norms, counts, scores, weights and moments of two runs against each other."""
-    for kind in ("train", "validation"):
+    for kind in ("train", "validation", "retention"):
         ours, theirs = numbers(found, kind), numbers(wanted, kind)
         assert [line["step"] for line in ours] == [line["step"] for line in theirs], (found, kind)
         for mine, other in zip(ours, theirs, strict=True):

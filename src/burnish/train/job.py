@@ -46,7 +46,7 @@ class Job:
         context: Makes the view of the model that the terms see.
         precision: Number formats.
         keeping: Context of a forward pass that decides where its activations wait for the backward pass.
-        evaluate: Scores the validation rows; the metrics by name.
+        evaluate: Scores the validation rows; the metrics by name. None where nothing is scored.
         save: Writes a checkpoint of this state.
         keep: Writes the micro-batches of an update that was refused, and the weights before it.
         scaler: fp16 loss scaling, else None.
@@ -70,7 +70,7 @@ class Job:
     trainable: Sequence[tuple[str, nn.Parameter]]
     context: Callable[[], Context]
     precision: Precision
-    evaluate: Callable[[], dict[str, float]]
+    evaluate: Callable[[], dict[str, float]] | None
     save: Callable[[TrainState], Path]
     keep: Callable[[TrainState, Sequence[Batch], TrainingStopped], None] = lambda state, batches, stop: None
     keeping: Callable[[], AbstractContextManager[object]] = nullcontext

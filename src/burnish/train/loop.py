@@ -124,7 +124,7 @@ def reason_to_stop(job: Job, state: TrainState, asked: Sequence[Action], interru
 
 def evaluation_due(job: Job, state: TrainState, asked: Sequence[Action]) -> bool:
     """Whether the weights of this step are to be scored and have not been: after a resume they may have been."""
-    if state.step == 0 or state.evaluated_step == state.step:
+    if job.evaluate is None or state.step == 0 or state.evaluated_step == state.step:
         return False
     return Evaluate() in asked or due(state.step, job.cadence.evaluate_every, len(job.updates))
 
@@ -287,6 +287,7 @@ def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, 
 
 def evaluate_now(job: Job, state: TrainState, callbacks: Sequence[Callback]) -> bool:
     """Score the validation rows, take note of the result, and say whether it is the best so far."""
+    assert job.evaluate is not None
     was_training = job.model.training
     job.model.eval()
     try:

@@ -130,7 +130,7 @@ def rising_job(setup: Setup, low: float, high: float, updates: int, callbacks: S
         job,
         updates=rows,
         stages=Stages((stage,)),
-        evaluate=dict,
+        evaluate=None,
         save=lambda state: Path(),
         keep=lambda state, batches, stop: None,
         watched={name: () for name, _ in setup.trainable},

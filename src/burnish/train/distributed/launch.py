@@ -27,9 +27,10 @@ PEER_LOST = 75
 """Exit code of a process that lost another: what it has to say is of no interest."""
 ATTEMPT = "BURNISH_ATTEMPT"
 """Variable that says how often the processes were started before."""
-FINAL = (2, 3, 130)
+INTERRUPTED = 130
+FINAL = (2, 3, INTERRUPTED)
 """Exit codes that another start would meet again: refused, stopped to protect the result, interrupted."""
-GRACE, PATIENCE, POLL = 5.0, 20.0, 0.1
+GRACE, PATIENCE, POLL = 5.0, 60.0, 0.1
 """Seconds in which the others may end by themselves; in which they may after SIGTERM; and between two looks."""
 SHOWN = 4000
 
@@ -198,7 +199,8 @@ class Processes:
                 continue
 
     def _ended(self, folder: Path) -> Ended:
-        self._await(GRACE)
+        interrupted = any(process.returncode == INTERRUPTED for process in self.running)
+        self._await(PATIENCE if interrupted else GRACE)
         self._end()
         codes = {self._rank(i): process.returncode for i, process in enumerate(self.running)}
         bad = {rank: code for rank, code in codes.items() if code and rank not in self.stopped}
