@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from burnish.core.files import read_lines
@@ -36,8 +37,6 @@ ENGINES = ("ddp", "fsdp2", "zero2", "zero3")
 
 def prepare(home: Path, tiny: bool, rows: int) -> None:
     """Model folder and rows, the same for all arms."""
-    import torch
-
     if tiny:
         from tests.support.recipes import save_tiny, sentiment_rows, write_rows
 
@@ -106,7 +105,8 @@ def plain(home: Path, engine: str, processes: int, options: argparse.Namespace) 
 def environment(processes: int) -> dict[str, str]:
     """The same threads for both sides."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // processes)), "DS_ACCELERATOR": "cpu", **os.environ}
+    on_cpu = {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"}
+    return {"OMP_NUM_THREADS": str(max(1, cores // processes)), **on_cpu, **os.environ}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
