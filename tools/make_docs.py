@@ -26,7 +26,7 @@ from burnish.train.config import RunConfig
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "src/burnish/recipes/quickstart.yaml"
 NOTE = "<!-- Generated from the code by `make docs`; edit the code instead. -->"
-USED_EXTRAS = ("metrics", "bitsandbytes", "peft", "search", "trackers")
+USED_EXTRAS = ("metrics", "bitsandbytes", "peft", "distributed", "search", "trackers")
 """The extras that a user may want; those for developers are left out of `burnish doctor`."""
 
 

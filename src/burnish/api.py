@@ -8,6 +8,7 @@ from typing import Any
 
 from burnish.core.config import build
 from burnish.core.events import Callback
+from burnish.core.processes import is_main
 from burnish.forecast.finding import Foresight
 from burnish.recipes import find_recipe
 from burnish.report.page import build_report
@@ -42,6 +43,8 @@ def run(
         config = load_recipe(config)
     elif isinstance(config, dict):
         config = build(RunConfig, anchor_paths(config, Path.cwd()))
+    if config.distributed.engine != "none":  # what is planned here is the memory of one process
+        return _reported(start_run(config, force=force, callbacks=callbacks))
     foresight = Foresight()
     return _reported(
         start_run(config, force=force, callbacks=callbacks, foresee=foresight, plan=lambda: foresight.plan)
@@ -58,5 +61,6 @@ def resume(folder: str | Path, *, callbacks: Sequence[Callback] = ()) -> RunResu
 
 
 def _reported(result: RunResult) -> RunResult:
-    build_report(result.folder)
+    if is_main():
+        build_report(result.folder)
     return result

@@ -29,6 +29,7 @@ from burnish.core.events import (
 )
 from burnish.core.files import finite
 from burnish.core.findings import Finding
+from burnish.core.processes import is_main
 
 if TYPE_CHECKING:
     from burnish.train.run import RunResult
@@ -43,6 +44,9 @@ WATCHED = ("loss.", "validation.", "gradients.")
 @contextmanager
 def display(as_json: bool) -> Iterator[Callable[[Event], None]]:
     """The callback that shows a run in the way that suits where the output goes."""
+    if not is_main():
+        yield lambda event: None
+        return
     if as_json:
         yield print_json
         return
@@ -203,6 +207,8 @@ def finding_lines(finding: Finding) -> list[str]:
 
 def show_result(result: RunResult, as_json: bool) -> int:
     """The end of a run: the summary for a person or one JSON object for a machine; returns the exit code."""
+    if not is_main():
+        return 130 if result.reason == "interrupted" else 0
     if as_json:
         print(json.dumps(finite({"event": "result", **result.to_json()}), ensure_ascii=False))
     else:

@@ -23,6 +23,7 @@ from burnish.cli import (
     generate,
     inspect,
     interpolate,
+    launch,
     lr_range,
     merge,
     plan,
@@ -64,6 +65,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     run,
+    launch,
     plan,
     lr_range,
     recommend,

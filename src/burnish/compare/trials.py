@@ -14,6 +14,7 @@ from burnish.core.errors import UserError
 from burnish.models.shapes import shapes_of
 from burnish.plan.budget import TOLERANCE, default_shares, divide, fitted
 from burnish.train.config import RunConfig
+from burnish.train.distributed.refusals import refuse_several_processes
 
 LONGEST = 100
 """Most virtual tokens of a method that is sized alone: Lester et al. (2021, arXiv:2104.08691, section 3.2) found
@@ -104,7 +105,12 @@ class Wanted:
 
 
 def prepare(wanted: Wanted) -> list[Prepared]:
-    """The runs of every variant; one that does not fit the model or the recipe says why instead."""
+    """The runs of every variant; one that does not fit the model or the recipe says why instead.
+
+    Raises:
+        UserError: The recipe is for several processes.
+    """
+    refuse_several_processes(wanted.config, "a comparison")
     return [_prepare(wanted, variant) for variant in wanted.variants]
 
 

@@ -30,6 +30,7 @@ class Batch(TypedDict, total=False):
     tasks: tuple[str | None, ...]  # the task of each row, for parts of the model that belong to some tasks only
     adapters: tuple[str, ...]  # the adapter set of each row, empty for none; absent where all rows use the same
     row_ids: tuple[int, ...]  # which rows of the table are in here, for messages and logs
+    idle: bool  # computed in step with other processes, and counted nowhere; absent where it counts
     source: str  # whose rows these are, where they are not the task's: only terms of this source read them
 
 

@@ -14,6 +14,7 @@ from burnish.data.example import Example
 from burnish.data.kept import Codec, JsonWriter, shelved
 from burnish.data.spans import Places, SpanRenderer
 from burnish.evaluate.classes import head_of
+from burnish.evaluate.deal import ByRow
 from burnish.evaluate.head_rows import HeadResult, HeadRows, Part, answered, head_passes
 from burnish.evaluate.intervals import Floats
 from burnish.evaluate.loss import Progress, RowLosses, View
@@ -105,11 +106,12 @@ def find_answers(
                 moved = [Span(s.score, int(s.first + before), int(s.last + before)) for s in here]
                 found.append([Found(moved, float(logits[place, 0].sum()))])
             order.extend(one.rows)
-        return losses, _merged(renderer, rows, found.finish(order), best)
+        known = view.deal.gathered(sorted(order), found.finish(order))
+    return losses.over_all(view), _merged(renderer, rows, known, best)
 
 
 def _merged(
-    renderer: SpanRenderer, rows: HeadRows, found: Sequence[Found], best: int
+    renderer: SpanRenderer, rows: HeadRows, found: ByRow[Found], best: int
 ) -> Iterator[list[tuple[Example, Places, Found]]]:
     for groups in rows.groups():
         places = renderer.context_places([example for example, _ in groups])

@@ -204,7 +204,7 @@ def _one_pass(
             part = slice(start, start + HEAD_ROWS)
             logs = torch.log_softmax(one.head(hidden[part]).float(), dim=-1).cpu()
             scores[one.rows[part]] = logs.gather(1, tokens_NK[part]).double().numpy()
-    return losses, scores
+    return losses.over_all(view), view.deal.added(scores)
 
 
 def _pass_each(view: View, asked: Sequence[Question], progress: Progress | None) -> Scores:

@@ -43,10 +43,12 @@ def score_classes(view: View, table: TokenTable, progress: Progress | None = Non
     was_training, done = model.training, 0
     model.eval()
     try:
-        for rows in view.batches(table):
+        for rows, counts in view.dealt(table):
             batch = view.collate(table, rows)
             with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
                 logits = class_logits(model, classifier, batch)
+            if not counts:
+                continue
             shares = torch.log_softmax(logits.double() / classifier.temperature, dim=-1)
             if classifier.class_tasks:  # what is of another task stays so, whatever the temperature
                 shares = shares.masked_fill(logits <= NEVER, NEVER)
@@ -56,6 +58,7 @@ def score_classes(view: View, table: TokenTable, progress: Progress | None = Non
                 progress(done)
     finally:
         model.train(was_training)
+    scores = view.deal.added(scores)
     totals = -scores[np.arange(len(table)), table.labels] if len(table) else np.zeros(0)
     return RowLosses(totals, np.ones(len(table))), scores
 

@@ -136,10 +136,12 @@ def head_passes(
     was_training = model.training
     model.eval()
     try:
-        for rows in view.batches(table):
+        for rows, counts in view.dealt(table):
             batch = view.collate(table, rows)
             with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
                 logits = class_logits(model, head, batch)
+            if not counts:
+                continue
             if losses is not None:
                 units, owners = UNIT_LOSSES[head.task](logits.double(), batch)
                 places = np.asarray(rows)[owners.cpu().numpy()]
@@ -159,4 +161,4 @@ def all_logits(view: View, rows: HeadRows, progress: Progress | None = None) -> 
     found = np.zeros((len(rows.table), len(head_of(view.loaded).labels)))
     for one in head_passes(view, rows.table, losses, progress):
         found[one.rows] = one.logits.double().cpu().numpy()
-    return losses, found
+    return losses.over_all(view), view.deal.added(found)

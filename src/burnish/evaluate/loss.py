@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from burnish.core.types import Batch
 from burnish.data.batches import BatchConfig, Layout, collate, micro_batches
 from burnish.data.table import TokenTable
+from burnish.evaluate.deal import Deal
 from burnish.models.forward import hidden_states
 from burnish.models.head import Head, head_of
 from burnish.models.load import Loaded, pad_id
 
 Progress = Callable[[int], None]
+ALONE = Deal()
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Tokens of a forward pass. On a CPU activations should stay in its caches: 1,024 are a quarter faster than 4,096."""
 
@@ -39,6 +41,7 @@ class View:
         batch_tokens: Tokens of one forward pass.
         autocast: Makes the number-format region of a forward pass.
         decoder_start_id: First token of an encoder-decoder's decoder.
+        deal: Which passes are this process's.
     """
 
     loaded: Loaded
@@ -46,6 +49,11 @@ class View:
     batch_tokens: int
     autocast: Callable[[], object]
     decoder_start_id: int | None = None
+    deal: Deal = ALONE
+
+    def dealt(self, table: TokenTable) -> Iterator[tuple[list[int], bool]]:
+        """The rows of this process's forward passes, and whether a pass counts."""
+        return self.deal.dealt(self.batches(table))
 
     def batches(self, table: TokenTable) -> Iterator[list[int]]:
         """The rows of every forward pass, the longest of each window of ``WINDOW`` rows first."""
@@ -84,6 +92,10 @@ class RowLosses:
         """Nothing counted yet."""
         return cls(np.zeros(rows), np.zeros(rows))
 
+    def over_all(self, view: View) -> RowLosses:
+        """What all processes have counted."""
+        return RowLosses(view.deal.added(self.totals), view.deal.added(self.counts))
+
     def add(self, one: Pass) -> None:
         """Count the rows of one forward pass."""
         labels = one.batch["labels"]
@@ -105,7 +117,7 @@ def row_losses(view: View, table: TokenTable, progress: Progress | None = None) 
     losses = RowLosses.empty(len(table))
     for one in passes(view, table, progress):
         losses.add(one)
-    return losses
+    return losses.over_all(view)
 
 
 @dataclass(frozen=True)
@@ -139,10 +151,12 @@ def passes(view: View, table: TokenTable, progress: Progress | None = None) -> I
     was_training = model.training
     model.eval()
     try:
-        for rows in view.batches(table):
+        for rows, counts in view.dealt(table):
             batch = view.collate(table, rows)
             with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
-                yield Pass(rows, batch, hidden_states(model, batch), head)
+                made = Pass(rows, batch, hidden_states(model, batch), head)
+                if counts:
+                    yield made
             done += len(rows)
             if progress:
                 progress(done)

@@ -173,6 +173,7 @@ def score_pairs(view: View, rows: HeadRows, progress: Progress | None = None) ->
     both = np.zeros((len(rows.table), 2))
     for one in head_passes(view, rows.table, losses, progress):
         both[one.rows] = one.logits[:, 0].reshape(2, -1).T.double().cpu().numpy()
+    losses, both = losses.over_all(view), view.deal.added(both)
     margins = both[:, 0] - both[:, 1]
 
     def parts() -> Iterator[Part]:

@@ -12,6 +12,7 @@ import torch
 from burnish.data.example import Example
 from burnish.data.kept import JsonWriter, shelved
 from burnish.data.tagged import OUTSIDE, TaggedRenderer
+from burnish.evaluate.deal import ByRow
 from burnish.evaluate.entities import Entity, counts, entities, kinds
 from burnish.evaluate.head_rows import HeadResult, HeadRows, Part, answered, head_passes
 from burnish.evaluate.loss import Progress, RowLosses, View
@@ -81,10 +82,11 @@ def tag_words(view: View, rows: HeadRows, progress: Progress | None = None) -> t
             deciding = [np.flatnonzero(table.row(row)[1]) for row in one.rows]
             best.append([numbers[i, at].tolist(), values[i, at].tolist()] for i, at in enumerate(deciding))
             order.extend(one.rows)
-        return losses, _by_example(renderer, rows, best.finish(order))
+        known = view.deal.gathered(sorted(order), best.finish(order))
+    return losses.over_all(view), _by_example(renderer, rows, known)
 
 
-def _by_example(renderer: TaggedRenderer, rows: HeadRows, best: Sequence[list[Any]]) -> Iterator[list[Tagged]]:
+def _by_example(renderer: TaggedRenderer, rows: HeadRows, best: ByRow[list[Any]]) -> Iterator[list[Tagged]]:
     outside = OUTSIDE if OUTSIDE in renderer.labels else renderer.labels[0]
     for groups in rows.groups():
         aligned, found = renderer.align([example for example, _ in groups]), list[Tagged]()

@@ -9,6 +9,8 @@ import time
 
 import torch
 
+from burnish.core.processes import local_rank
+
 BF16_GAIN = 1.3
 """bf16 is chosen on a processor only where it multiplies at least this much faster than fp32."""
 
@@ -26,8 +28,10 @@ _CACHED_PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACIT
 
 
 def default_device() -> torch.device:
-    """The first GPU, or the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """The first GPU, or that of this process among several; or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank() % torch.cuda.device_count())  # a launcher may show each process its own
 
 
 def product_rate(dtype: torch.dtype, device: torch.device | None = None) -> float:

@@ -20,13 +20,21 @@ from burnish.models.config import ModelConfig
 from burnish.objectives.config import TaskConfig, TextTask
 from burnish.optim.config import OptimConfig
 from burnish.regularizers.registry import AnyRegularizer
+from burnish.train.distributed.config import DistributedConfig
 from burnish.train.memory import MemoryConfig
 from burnish.train.precision import PrecisionName
 from burnish.train.stage_config import StageConfig
 
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 FindingAction = Literal["tell", "stop", "lower_rate"]
-_SHORT = {"model": "path", "adapter": "method", "data": "train", "task": "kind", "regularizers": "kind"}
+_SHORT = {
+    "model": "path",
+    "adapter": "method",
+    "data": "train",
+    "task": "kind",
+    "regularizers": "kind",
+    "distributed": "engine",
+}
 _FILES = {"data", "cache", "earlier"}
 _SETS = ("train", "validation", "test")
 
@@ -93,6 +101,7 @@ class RunConfig(Config):
     """Terms that keep the model near the original one, beside the task's; a name, a mapping, or a list of them."""
     evaluate: EvaluateConfig = EvaluateConfig()
     memory: MemoryConfig = MemoryConfig()
+    distributed: DistributedConfig = DistributedConfig()
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     trackers: tuple[Tracker, ...] = ()
@@ -117,6 +126,11 @@ class RunConfig(Config):
     @classmethod
     def _task_shorthand(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("distributed", mode="before")
+    @classmethod
+    def _distributed_shorthand(cls, value: Any) -> Any:
+        return {"engine": value} if isinstance(value, str) else value
 
     @field_validator("regularizers", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.core.errors import TrainingStopped
+from burnish.train.distributed.engine import Engine
 
 RELATIVE = 0.02
 """Tolerated share of the learning rate. What goes wrong in practice is a factor: a schedule that was overwritten, a
@@ -34,12 +35,14 @@ class FirstUpdate:
         parameter: The tensor itself, as it is now.
         expected: w', in float64.
         rate: The learning rate that the schedule gives.
+        engine: Says what of the tensor lies in this process, which is what is compared.
     """
 
     name: str
     parameter: nn.Parameter
     expected: Tensor
     rate: float
+    engine: Engine
 
     def judge(self) -> None:
         """Compare after the update.
@@ -47,7 +50,7 @@ class FirstUpdate:
         Raises:
             TrainingStopped: The tensor moved otherwise than the configured learning rate and decay say.
         """
-        now = self.parameter.detach().double()
+        now = self.engine.local(self.parameter.detach()).double()
         rounding = 4 * torch.finfo(self.parameter.dtype).eps * self.expected.abs().max()
         difference = float((now - self.expected).abs().max())
         if difference <= RELATIVE * self.rate + float(rounding):
@@ -60,13 +63,16 @@ class FirstUpdate:
         )
 
 
-def foresee(optimizer: torch.optim.Optimizer, trainable: Named, rate: float) -> FirstUpdate | None:
+def foresee(
+    optimizer: torch.optim.Optimizer, trainable: Named, rate: float, engine: Engine | None = None
+) -> FirstUpdate | None:
     """Take note of the smallest tensor that has a gradient, before the optimiser's first step.
 
     Args:
         optimizer: Only AdamW is foreseen, in full and with 8-bit moments.
         trainable: Names and parameters that are trained; their gradients are those the optimiser will see.
         rate: The learning rate that the schedule gives for this update.
+        engine: Says what of a tensor lies in this process.
 
     Returns:
         None where nothing can be foreseen: another optimiser, state from before, no gradient, no rate.
@@ -74,12 +80,13 @@ def foresee(optimizer: torch.optim.Optimizer, trainable: Named, rate: float) -> 
     known = isinstance(optimizer, torch.optim.AdamW) or type(optimizer).__name__ in EIGHT_BIT
     if not known or optimizer.state or not rate:
         return None
-    live = [(n, p) for n, p in trainable if p.grad is not None and bool(p.grad.any())]
+    local = (engine or Engine()).local
+    live = [(n, p) for n, p in trainable if p.grad is not None and bool(local(p.grad).any())]
     if not live:
         return None
     name, parameter = min(live, key=lambda item: item[1].numel())
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
     own = rate * group.get("rate_scale", 1.0)
-    weight, gradient = parameter.detach().double(), parameter.grad.double()  # type: ignore[union-attr]
+    weight, gradient = local(parameter.detach()).double(), local(parameter.grad).double()  # type: ignore[arg-type]
     step = group["weight_decay"] * weight + gradient / (gradient.abs() + group["eps"])
-    return FirstUpdate(name, parameter, weight - own * step, own)
+    return FirstUpdate(name, parameter, weight - own * step, own, engine or Engine())

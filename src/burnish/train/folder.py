@@ -144,6 +144,28 @@ class RunFolder:
             append_line(self.path / "findings.jsonl", finding.to_json())
 
 
+class ReadOnlyFolder(RunFolder):
+    """The folder of a run as all its processes see it but the one that writes."""
+
+    def create(self, force: bool, fill: Callable[[RunFolder], None]) -> None:
+        """The main process makes it."""
+
+    def write_recipe(self, values: Mapping[str, Any]) -> None:
+        """The main process writes it."""
+
+    def write(self, name: str, value: Any) -> None:
+        """The main process writes it."""
+
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """The main process writes them."""
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """The main process logs it."""
+
+    def note(self, findings: Iterable[Finding]) -> None:
+        """The main process notes them."""
+
+
 def jsonl(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Rows as JSON, one a line, as they come."""
     return (json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)

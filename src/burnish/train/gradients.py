@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from burnish.train.distributed.engine import Engine
+
 Named = Sequence[tuple[str, nn.Parameter]]
 
 FIRST = 10
@@ -62,10 +64,13 @@ class GradientWatch:
         trainable: Names and parameters that are trained.
         optimizer: Their optimiser; ratios and products are left out where it keeps no full moments.
         total: Updates of the run.
+        engine: Says what of a tensor lies in this process; sums of squares are added up over the shares.
     """
 
-    def __init__(self, trainable: Named, optimizer: torch.optim.Optimizer, total: int) -> None:
-        self.optimizer = optimizer
+    def __init__(
+        self, trainable: Named, optimizer: torch.optim.Optimizer, total: int, engine: Engine | None = None
+    ) -> None:
+        self.optimizer, self.engine = optimizer, engine or Engine()
         self.places = [(name, layer_of(name), group_of(name), parameter) for name, parameter in trainable]
         self.every = max(EVERY, total // MOST)
         self.full = isinstance(optimizer, torch.optim.AdamW)
@@ -85,7 +90,7 @@ class GradientWatch:
         """
         grads = [p.grad for _, _, _, p in self.places if p.grad is not None]
         if share > 0 and grads:
-            squares = torch.stack(torch._foreach_norm(grads)).double().square().sum()
+            squares = self._norms(grads).square().sum()
             self._values["first"] = {"square": float(squares) / (share * scale) ** 2, "share": share}
 
     @torch.no_grad()
@@ -96,7 +101,7 @@ class GradientWatch:
         held = [(n, layer, group, p) for n, layer, group, p in self.places if p.grad is not None and p.requires_grad]
         grads = [p.grad for *_, p in held if p.grad is not None]
         clipped = min(1.0, max_norm / (norm + 1e-6)) if max_norm else 1.0
-        norms = (torch.stack(torch._foreach_norm(grads)).double() / clipped).tolist() if grads else []
+        norms = (self._norms(grads) / clipped).tolist() if grads else []
         self._values["norm"] = norm
         self._values["layers"] = _root_sums((layer, x) for (_, layer, _, _), x in zip(held, norms, strict=True))
         self._values["groups"] = _root_sums((group, x) for (_, _, group, _), x in zip(held, norms, strict=True))
@@ -105,6 +110,11 @@ class GradientWatch:
         self._values |= {"tensors": len(self.places), "dead": len(dead), "dead_names": dead[:NAMED]}
         if self.full:
             self._agreement([p for *_, p in held])
+
+    def _norms(self, tensors: Sequence[Tensor]) -> Tensor:
+        """[N] norms of tensors, each over all processes that hold a share of it."""
+        norms = torch.stack(torch._foreach_norm([self.engine.local(tensor) for tensor in tensors])).double()
+        return self.engine.over_shares(norms.square()).sqrt() if self.engine.sharded else norms
 
     def _agreement(self, parameters: Sequence[nn.Parameter]) -> None:
         """The product of the gradients with the unbiased mean of those before, and their own square."""
@@ -116,11 +126,12 @@ class GradientWatch:
                 return
             weight = 1.0 - beta[id(parameter)] ** float(state["step"])
             stride = stride_of(parameter)
-            grad, mean = (t.reshape(-1)[::stride].contiguous() for t in (parameter.grad, state["exp_avg"]))
+            parts = (self.engine.local(t) for t in (parameter.grad, state["exp_avg"]))
+            grad, mean = (t.reshape(-1)[::stride].contiguous() for t in parts)
             products = torch.stack([torch.dot(grad, mean), torch.dot(grad, grad), torch.dot(mean, mean)]) * stride
             found.append(products / products.new_tensor([weight, 1.0, weight**2]))
         if found:  # one look at the device, however many tensors there are
-            product, square, before = torch.stack(found).double().sum(0).tolist()
+            product, square, before = self.engine.over_shares(torch.stack(found).double().sum(0)).tolist()
             self._values["agreement"] = {"product": product, "square": square, "before": before}
 
     @torch.no_grad()
@@ -130,8 +141,8 @@ class GradientWatch:
             rates = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
             states = self.optimizer.state
             held = [place for place in self.places if place[3].grad is not None and place[3] in states]
-            squares = [movement(p, states[p], rates[id(p)]) for *_, p in held]
-            numbers = torch.stack(squares).double().tolist() if squares else []
+            squares = [movement(p, states[p], rates[id(p)], self.engine) for *_, p in held]
+            numbers = self.engine.over_shares(torch.stack(squares).double()).tolist() if squares else []
             moved = [(layer, group, *both) for (_, layer, group, _), both in zip(held, numbers, strict=True)]
             self._values["layers_ratio"] = _ratios((layer, change, weight) for layer, _, change, weight in moved)
             self._values["groups_ratio"] = _ratios((group, change, weight) for _, group, change, weight in moved)
@@ -145,21 +156,26 @@ def stride_of(parameter: Tensor) -> int:
     return max(1, math.ceil(parameter.numel() / SAMPLE))
 
 
-def movement(parameter: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
+def movement(
+    parameter: Tensor, state: Mapping[str, Any], group: Mapping[str, Any], engine: Engine | None = None
+) -> Tensor:
     """[2] squared norms of AdamW's last update of a tensor and of the tensor, from a sample of ``SAMPLE`` places.
 
     Args:
         parameter: The tensor after the update.
         state: Its ``step``, ``exp_avg`` and ``exp_avg_sq``.
         group: Its ``lr``, ``betas``, ``eps`` and ``weight_decay``.
+        engine: Says what of the tensor lies in this process; the norms are those of that part.
     """
+    local = (engine or Engine()).local
     stride = stride_of(parameter)
-    weight, mean, square = (t.reshape(-1)[::stride] for t in (parameter, state["exp_avg"], state["exp_avg_sq"]))
+    kept = (parameter, state["exp_avg"], state["exp_avg_sq"])
+    weight, mean, square = (local(t).reshape(-1)[::stride] for t in kept)
     step, (beta1, beta2), rate = float(state["step"]), group["betas"], float(group["lr"])
     change = mean / (1 - beta1**step) / ((square / (1 - beta2**step)).sqrt() + group["eps"]) * rate
     if group["weight_decay"]:
-        kept = 1 - rate * group["weight_decay"]
-        change = (weight + change) / kept - weight
+        left = 1 - rate * group["weight_decay"]
+        change = (weight + change) / left - weight
     # the sample stands for the whole tensor: sums over tensors of different sizes stay comparable
     return torch.stack([torch.dot(change, change), torch.dot(weight, weight)]) * stride
 

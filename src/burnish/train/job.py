@@ -12,6 +12,7 @@ from torch import nn
 
 from burnish.core.errors import TrainingStopped
 from burnish.core.types import Batch, Context, Term
+from burnish.train.distributed.engine import Engine
 from burnish.train.gradients import GradientWatch
 from burnish.train.liveness import Watched
 from burnish.train.precision import Precision
@@ -45,7 +46,7 @@ class Job:
         context: Makes the view of the model that the terms see.
         precision: Number formats.
         keeping: Context of a forward pass that decides where its activations wait for the backward pass.
-        evaluate: Scores the validation rows; the metrics by name.
+        evaluate: Scores the validation rows; the metrics by name. None where nothing is scored.
         save: Writes a checkpoint of this state.
         keep: Writes the micro-batches of an update that was refused, and the weights before it.
         scaler: fp16 loss scaling, else None.
@@ -58,6 +59,7 @@ class Job:
         buffers: Names and tensors that are kept in checkpoints and not trained.
         further: Micro-batches of an update beside those of the task, from its number; each names its ``source``.
         watch: Measures gradients and updates, without changing anything; None measures nothing.
+        engine: What carries the passes and the update: one process, or several.
     """
 
     model: nn.Module
@@ -68,7 +70,7 @@ class Job:
     trainable: Sequence[tuple[str, nn.Parameter]]
     context: Callable[[], Context]
     precision: Precision
-    evaluate: Callable[[], dict[str, float]]
+    evaluate: Callable[[], dict[str, float]] | None
     save: Callable[[TrainState], Path]
     keep: Callable[[TrainState, Sequence[Batch], TrainingStopped], None] = lambda state, batches, stop: None
     keeping: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -82,6 +84,7 @@ class Job:
     buffers: Sequence[tuple[str, torch.Tensor]] = ()
     further: Callable[[int], Sequence[Batch]] = lambda step: ()
     watch: GradientWatch | None = None
+    engine: Engine = field(default_factory=Engine)
 
     @property
     def device(self) -> torch.device:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from burnish.core.errors import TrainingStopped
 from burnish.ops.fingerprint import fingerprint
+from burnish.train.distributed.engine import Engine
 
 UPDATES = 3
 """Updates that the answer takes. LoRA's A has no gradient in the first one, because B is zero there."""
@@ -32,15 +33,14 @@ class Watched:
     tasks: frozenset[str] = frozenset()
     rows: tuple[int, ...] = ()
 
-    @property
-    def value(self) -> Tensor:
+    def value(self, engine: Engine) -> Tensor:
         """What is meant of the tensor."""
-        return self.parameter[list(self.rows)] if self.rows else self.parameter
+        value = engine.whole(self.parameter)
+        return value[list(self.rows)] if self.rows else value
 
-    @property
-    def has_gradient(self) -> bool:
+    def has_gradient(self, engine: Engine) -> bool:
         """Whether anything of it has one now."""
-        gradient = self.parameter.grad
+        gradient = engine.gradient(self.parameter)
         return gradient is not None and bool((gradient[list(self.rows)] if self.rows else gradient).any())
 
 
@@ -68,16 +68,18 @@ class Liveness:
     Args:
         trainable: What is trained: names and parameters, or ``Watched``.
         updates: Updates that the run makes in all; a run of one update is not judged.
+        engine: Finds whole tensors where they lie in shares.
     """
 
-    def __init__(self, trainable: Named | Sequence[Watched], updates: int) -> None:
+    def __init__(self, trainable: Named | Sequence[Watched], updates: int, engine: Engine | None = None) -> None:
+        self.engine = engine or Engine()
         watched = [one if isinstance(one, Watched) else Watched(*one) for one in trainable]
         count = min(UPDATES, updates) if updates > 1 else 0
         tasks = dict.fromkeys([frozenset[str](), *(one.tasks for one in watched)])
         self.groups = [_Group(t, count, [one for one in watched if one.tasks == t]) for t in tasks]
         self._tasks: frozenset[str] = frozenset()
         for group in self.groups:
-            group.before = [fingerprint(one.value) for one in group.watched] if count else []
+            group.before = [fingerprint(one.value(self.engine)) for one in group.watched] if count else []
             group.had_gradient = [False] * len(group.watched)
 
     @property
@@ -95,7 +97,7 @@ class Liveness:
         for group in self.groups:
             if group.reached(self._tasks):
                 pairs = zip(group.had_gradient, group.watched, strict=True)
-                group.had_gradient = [had or one.has_gradient for had, one in pairs]
+                group.had_gradient = [one.has_gradient(self.engine) or had for had, one in pairs]
 
     def updated(self, learning_rate: float) -> None:
         """Count an update that was made, and judge what it was the last of the first ones for.
@@ -109,10 +111,10 @@ class Liveness:
             if group.reached(self._tasks):
                 group.left -= 1
                 if not group.left:
-                    _judge(group)
+                    _judge(group, self.engine)
 
 
-def _judge(group: _Group) -> None:
+def _judge(group: _Group, engine: Engine) -> None:
     names, of = [one.name for one in group.watched], ""
     if group.tasks:
         of = f" with rows of the task {', '.join(sorted(group.tasks))}"
@@ -123,7 +125,7 @@ def _judge(group: _Group) -> None:
             where=_listed(dead),
             fix="nothing of the loss reaches them: leave them out with `adapter.targets`, or see what cuts it",
         )
-    after = [fingerprint(one.value) for one in group.watched]
+    after = [fingerprint(one.value(engine)) for one in group.watched]
     still = [name for name, a, b in zip(names, group.before, after, strict=True) if a == b]
     if still:
         raise TrainingStopped(

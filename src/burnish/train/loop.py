@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from burnish.core.errors import TrainingStopped
 from burnish.core.events import (
@@ -26,9 +25,12 @@ from burnish.core.events import (
     Stop,
 )
 from burnish.core.events import Stage as Beginning
-from burnish.core.types import Batch, Term
+from burnish.core.types import Batch
 from burnish.data.replay import SOURCE as REPLAY
 from burnish.models.route import holding
+from burnish.train.counting import count_units, loss_over_all, over_all, seen_in
+from burnish.train.distributed.group import Group
+from burnish.train.distributed.shares import counted, in_step
 from burnish.train.first_update import foresee
 from burnish.train.gradients import GradientWatch
 from burnish.train.interrupt import Interrupt
@@ -38,6 +40,8 @@ from burnish.train.state import TrainState
 
 PART = "loss."
 """Put before the name of a term where the log holds its share of the loss."""
+APART = 15_485_863
+"""Between the seeds of two processes: rows of one update draw masks of their own. A prime."""
 
 
 def train(job: Job, state: TrainState, callbacks: Sequence[Callback] = ()) -> TrainState:
@@ -58,12 +62,18 @@ def train(job: Job, state: TrainState, callbacks: Sequence[Callback] = ()) -> Tr
     job.model.train()
     state.reason, saved_step = "", state.step
     liveness, entered = enter_stage(job, state, callbacks), state.step
-    asked: list[Action] = []
+    asked: Sequence[Action] = []
     with Interrupt() as interrupted:
         while not state.reason:
-            evaluated = evaluation_due(job, state, asked) and not interrupted()
+            asked, came = settled(job.engine.group, asked, interrupted())
+            for action in asked:
+                if isinstance(action, LowerRate):
+                    state.lower(action.factor)
+            evaluated = evaluation_due(job, state, asked) and not came
             improved = evaluated and evaluate_now(job, state, callbacks)
-            state.reason = reason_to_stop(job, state, asked, interrupted())
+            if evaluated:  # it takes its time
+                came = settled(job.engine.group, (), interrupted())[1]
+            state.reason = reason_to_stop(job, state, asked, came)
             wanted = improved or state.reason or Save() in asked or due(state.step, job.cadence.save_every, total)
             if wanted and (evaluated or state.step != saved_step):
                 tell(callbacks, Saved(step=state.step, path=str(job.save(state))))
@@ -76,15 +86,20 @@ def train(job: Job, state: TrainState, callbacks: Sequence[Callback] = ()) -> Tr
                 if measured:
                     tell(callbacks, Measured(step=state.step, values=measured))
                 asked = tell(callbacks, Stepped(step=state.step, epoch=job.updates.epoch(state.step), metrics=metrics))
-                for action in asked:
-                    if isinstance(action, LowerRate):
-                        state.lower(action.factor)
     tell(callbacks, Finished(step=state.step, reason=state.reason))
     return state
 
 
+def settled(group: Group, asked: Sequence[Action], interrupted: bool) -> tuple[Sequence[Action], bool]:
+    """What all processes go by: what the main one's callbacks ask for, and whether any process was interrupted."""
+    rows = group.table([float(interrupted), float(len(asked))])
+    agreed = group.of_main(asked) if rows[0][1] else ()
+    return agreed, any(came for came, _ in rows)
+
+
 def enter_stage(job: Job, state: TrainState, callbacks: Sequence[Callback]) -> Liveness:
     """Make ready for the stage of the next update; what it trains is watched from its beginning."""
+    job.engine.enter_stage(job.stages.at(state.step).names)
     stage = job.stages.enter(state.step, job.trainable, job.optimizer)
     if len(job.stages) > 1:
         number = job.stages.number(state.step) + 1
@@ -94,7 +109,7 @@ def enter_stage(job: Job, state: TrainState, callbacks: Sequence[Callback]) -> L
         )
     trained = [(n, p) for n, p in job.trainable if n in stage.names]
     watched = [one for n, p in trained for one in job.watched.get(n, (Watched(n, p),))]
-    return Liveness(watched, stage.end - stage.begin if state.step == stage.begin else 0)
+    return Liveness(watched, stage.end - stage.begin if state.step == stage.begin else 0, job.engine)
 
 
 def reason_to_stop(job: Job, state: TrainState, asked: Sequence[Action], interrupted: bool) -> str:
@@ -110,7 +125,7 @@ def reason_to_stop(job: Job, state: TrainState, asked: Sequence[Action], interru
 
 def evaluation_due(job: Job, state: TrainState, asked: Sequence[Action]) -> bool:
     """Whether the weights of this step are to be scored and have not been: after a resume they may have been."""
-    if state.step == 0 or state.evaluated_step == state.step:
+    if job.evaluate is None or state.step == 0 or state.evaluated_step == state.step:
         return False
     return Evaluate() in asked or due(state.step, job.cadence.evaluate_every, len(job.updates))
 
@@ -125,43 +140,61 @@ def update(job: Job, state: TrainState, liveness: Liveness) -> tuple[dict[str, f
     rate = job.stages.learning_rate(state.step) * state.rate_factor
     for group in job.optimizer.param_groups:
         group["lr"] = rate * group.get("rate_scale", 1.0)
-    # dropout is a function of seed and step, so a resumed run draws the same masks without stored generators
-    torch.manual_seed(job.seed * 1_000_003 + state.step)
-    batches = [to_device(batch, job.device) for batch in (*job.updates[state.step], *job.further(state.step))]
-    counts, parts = count_units(job.terms, batches), dict[str, float]()
+    group = job.engine.group
+    # dropout is a function of seed, step and process, so a resumed run draws the same masks without stored generators
+    torch.manual_seed(job.seed * 1_000_003 + state.step + APART * group.rank)
+    batches = [to_device(batch, job.device) for batch in passes_of(job, state.step)]
+    counts, seen = over_all(group, count_units(job.terms, batches), seen_in(batches))
+    parts = dict[str, float]()
     watch = job.watch if job.watch and job.watch.due(state.step) else None
-    loss_sum = backward_all(job, batches, counts, parts, watch) + penalize(job, batches[0], parts)
+    loss_sum = backward_all(job, batches, counts, parts, watch) + penalize(
+        job, batches[0] if batches else Batch(), parts
+    )
     try:
         refuse_non_finite_loss(loss_sum, batches, state.step)
         if job.scaler:
             job.scaler.unscale_(job.optimizer)
-        norm = float(nn.utils.clip_grad_norm_([p for _, p in job.trainable], job.max_grad_norm or float("inf")))
+        norm = job.engine.clip(job.trainable, job.max_grad_norm)
         if not job.scaler:
-            refuse_non_finite_gradients(norm, job.trainable, batches, state.step)
+            refuse_non_finite_gradients(norm, job, batches, state.step)
     except TrainingStopped as stop:
-        job.keep(state, [batch for batch in batches if batch.get("source", REPLAY) == REPLAY], stop)
+        job.keep(state, [batch for batch in counted(batches) if batch.get("source", REPLAY) == REPLAY], stop)
         raise
-    liveness.saw_gradients(task for batch in batches for task in batch.get("tasks", ()))
+    liveness.saw_gradients(tasks_of(job, batches))
     if watch:
         watch.before_update(norm, job.max_grad_norm)
-    foreseen = foresee(job.optimizer, job.trainable, rate)
+    foreseen = foresee(job.optimizer, job.trainable, rate, job.engine) if job.engine.foresees else None
     made = step_optimizer(job, state)
     if made:
         job.observe(state.step + 1)
     measured = watch.after_update(made) if watch else {}
-    job.optimizer.zero_grad(set_to_none=True)
+    job.engine.clear(job.optimizer)
     if made:
         if foreseen:
             foreseen.judge()
         liveness.updated(rate)
     named = {PART + name: value for name, value in parts.items()} if len(job.terms) > 1 else {}
-    return measure(state, batches, loss=loss_sum, **named, grad_norm=norm, learning_rate=rate, began=began), measured
+    return measure(state, seen, loss=loss_sum, **named, grad_norm=norm, learning_rate=rate, began=began), measured
+
+
+def passes_of(job: Job, step: int) -> list[Batch]:
+    """The micro-batches of this process in one update."""
+    engine, own, further = job.engine, job.updates[step], job.further(step)
+    if engine.sharded:
+        return in_step(engine.group, own, further, job.updates.samples(step), job.terms)
+    return [*own, *further[engine.group.rank :: engine.group.size]]
+
+
+def tasks_of(job: Job, batches: Sequence[Batch]) -> Sequence[str | None]:
+    """The tasks of the update's rows, those of other processes too where parts of the model are for some tasks."""
+    tasks = [task for batch in batches for task in batch.get("tasks", ())]
+    return job.engine.group.collected(tasks) if job.watched else tasks
 
 
 def step_optimizer(job: Job, state: TrainState) -> bool:
     """Apply the gradients; False where fp16 loss scaling skipped an overflow."""
     if not job.scaler:
-        job.optimizer.step()
+        job.engine.step(job.optimizer)
         return True
     before = job.scaler.get_scale()
     job.scaler.step(job.optimizer)
@@ -171,13 +204,10 @@ def step_optimizer(job: Job, state: TrainState) -> bool:
     return not skipped
 
 
-def count_units(terms: Sequence[Term], batches: Sequence[Batch]) -> dict[str, float]:
-    """Units of every term over the micro-batches of an update, by its name; penalties are no part of it."""
-    return {t.name: sum(float(t.count(b)) for b in batches if t.reads(b)) for t in terms if not t.once}
-
-
 def penalize(job: Job, batch: Batch, parts: dict[str, float] | None = None) -> float:
     """Backward of the penalties: once for all micro-batches of an update; returns their share of its loss.
+
+    Every process computes the same, behind the sum of the rows' gradients, so that it is in each of them once.
 
     Args:
         job: The run.
@@ -212,18 +242,18 @@ def add_parts(parts: dict[str, float] | None, losses: Sequence[tuple[str, torch.
 def backward_all(
     job: Job, batches: Sequence[Batch], counts: dict[str, float], parts: dict[str, float], watch: GradientWatch | None
 ) -> float:
-    """Forward and backward of every micro-batch; returns the update's loss."""
-    loss_sum, alike = (
-        0.0,
-        not any("source" in batch for batch in batches),
-    )  # rows of another kind are no sample of these
+    """Forward and backward of every micro-batch; returns the update's loss, over all processes."""
+    # rows of another kind are no sample of these; where weights lie in shares, so do gradients
+    loss_sum, alike = 0.0, not job.engine.sharded and not any("source" in batch for batch in batches)
+    job.engine.begin(job.trainable, len(batches))
     for number, batch in enumerate(batches):
         loss_sum += backward(job, batch, counts, parts)
         if watch and alike and number == 0 < len(batches) - 1:
             term = job.terms[0]
             scale = job.scaler.get_scale() if job.scaler else 1.0
             watch.first_part(float(term.count(batch)) / max(1.0, counts[term.name]), scale)
-    return loss_sum
+    job.engine.finish(job.trainable)
+    return loss_over_all(job.engine.group, loss_sum, parts, [t.name for t in job.terms if not t.once])
 
 
 def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, float] | None = None) -> float:
@@ -236,11 +266,16 @@ def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, 
         parts: Takes in the share of each term.
     """
     context = job.context()
-    with holding(job.model):
+    weight = 0.0 if batch.get("idle") else 1.0
+
+    def forward() -> tuple[Any, list[tuple[str, torch.Tensor]]]:
         with job.precision.context(job.device), job.keeping():
             asked = [term for term in job.terms if term.reads(batch) and counts.get(term.name)]
-            losses = [(t.name, (t.weight / counts[t.name]) * t.loss(batch, context).total) for t in asked]
-            share = sum(loss for _, loss in losses)
+            losses = [(t.name, (t.weight * weight / counts[t.name]) * t.loss(batch, context).total) for t in asked]
+            return sum(loss for _, loss in losses), losses
+
+    with holding(job.model):
+        share, losses = job.engine.run(forward)
         if not isinstance(share, torch.Tensor):
             return 0.0
         add_parts(parts if len(job.terms) > 1 else None, losses)
@@ -252,13 +287,13 @@ def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, 
                 where=f"rows {row_names([batch])}",
                 fix="something cuts the graph: gradient checkpointing of the reentrant kind, `no_grad`, a `detach`",
             )
-        scaled = job.scaler.scale(share) if job.scaler else share
-        scaled.backward()
+        job.engine.backward(job.scaler.scale(share) if job.scaler else share)
     return float(share.detach())
 
 
 def evaluate_now(job: Job, state: TrainState, callbacks: Sequence[Callback]) -> bool:
     """Score the validation rows, take note of the result, and say whether it is the best so far."""
+    assert job.evaluate is not None
     was_training = job.model.training
     job.model.eval()
     try:
@@ -287,23 +322,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return moved  # type: ignore[return-value]  # same keys, same kinds
 
 
-def measure(state: TrainState, batches: Sequence[Batch], *, began: float, **values: float) -> dict[str, float]:
+def measure(state: TrainState, seen: Mapping[str, int], *, began: float, **values: float) -> dict[str, float]:
     """Count tokens and time of one update into the state, and return the line for the log."""
-    batches = [batch for batch in batches if "source" not in batch]  # the task's own rows are what is counted
-    tokens = sum(real_tokens(batch) for batch in batches)
-    trained = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     seconds = time.perf_counter() - began
-    state.tokens, state.trained_tokens = state.tokens + tokens, state.trained_tokens + trained
+    state.tokens += seen["tokens"]
+    state.trained_tokens += seen["trained_tokens"]
     state.seconds += seconds
-    rows = sum(len(batch["row_ids"]) for batch in batches)
-    counted = {"rows": rows, "micro_batches": len(batches), "tokens": tokens, "trained_tokens": trained}
-    return {**values, **counted, "seconds": seconds, "tokens_per_second": tokens / seconds}
-
-
-def real_tokens(batch: Batch) -> int:
-    """Tokens that are no padding, on both sides of an encoder-decoder."""
-    masks = [batch[key] for key in ("attention_mask", "decoder_attention_mask") if key in batch]  # type: ignore[literal-required]
-    return sum(int(mask.sum()) for mask in masks) if masks else batch["input_ids"].numel()
+    return {**values, **seen, "seconds": seconds, "tokens_per_second": seen["tokens"] / seconds}
 
 
 def refuse_non_finite_loss(loss: float, batches: Sequence[Batch], step: int) -> None:
@@ -316,16 +341,15 @@ def refuse_non_finite_loss(loss: float, batches: Sequence[Batch], step: int) -> 
         )
 
 
-def refuse_non_finite_gradients(
-    norm: float, trainable: Sequence[tuple[str, nn.Parameter]], batches: Sequence[Batch], step: int
-) -> None:
+def refuse_non_finite_gradients(norm: float, job: Job, batches: Sequence[Batch], step: int) -> None:
     """Stop before the update when a gradient is NaN or infinite, and name the first such tensor."""
     if norm == norm and norm != float("inf"):
         return
-    bad = [(n, p) for n, p in trainable if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
-    named = f"{bad[0][0]} ({bad[0][1].grad.dtype})" if bad and bad[0][1].grad is not None else "the global norm"
+    found = ((n, job.engine.gradient(p)) for n, p in job.trainable)
+    bad = [(n, g.dtype) for n, g in found if g is not None and not bool(torch.isfinite(g).all())]
+    named = f"{bad[0][0]} ({bad[0][1]})" if bad else "the global norm"
     raise TrainingStopped(
-        f"the gradient of update {step + 1} is not finite in {len(bad)} of {len(trainable)} tensors; "
+        f"the gradient of update {step + 1} is not finite in {len(bad)} of {len(job.trainable)} tensors; "
         "the weights were not touched",
         where=f"{named}; rows {row_names(batches)}",
         fix="lower `train.learning_rate`, or use `train.precision=fp32`",

@@ -46,9 +46,16 @@ class MixedUpdates:
     def cut(self, step: int) -> list[list[int]]:
         """Places in the mix of every micro-batch of replayed rows of one update."""
         stretch = self.mix.of(step)
+        places = self.task.share.of(np.arange(stretch.start, stretch.stop), self.mix.lengths)
         budget: BatchConfig = self.task.batches
         layout: Layout = self.task.layout
-        return micro_batches(np.arange(stretch.start, stretch.stop), self.mix.lengths, budget, layout=layout)
+        return micro_batches(places, self.mix.lengths, budget, layout=layout) if len(places) else []
+
+    def samples(self, step: int) -> dict[str, Batch]:
+        """One row of the task, and a replayed one where the update has any."""
+        stretch = self.mix.of(step)
+        batch = self._batch(step, [stretch.start]) if stretch.stop > stretch.start else None
+        return {**self.task.samples(step), **({batch["source"]: batch} if batch else {})}
 
     def heaviest(self) -> Batch:
         """The micro-batch with the most places, be it of the task or replayed."""

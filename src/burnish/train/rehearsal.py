@@ -6,8 +6,9 @@ from contextlib import nullcontext
 
 from burnish.core.errors import UserError, out_of_memory
 from burnish.core.types import Batch
+from burnish.train.counting import count_units
 from burnish.train.job import Job
-from burnish.train.loop import backward, count_units, penalize, to_device
+from burnish.train.loop import backward, penalize, to_device
 
 
 def rehearse(job: Job) -> int:

@@ -95,8 +95,9 @@ class Retention:
         if self._original is None:
             tell(self.callbacks, Stage(f"scoring what the model knows: {self._size()}"))
             with self._untouched():
-                self._original = listen(self.view, self.rows)
-            store(folder, self._original, self.known.digest)
+                self._original = self.setup.engine.look(lambda: listen(self.view, self.rows))
+            said = self._original
+            self.setup.engine.group.on_main(lambda: store(folder, said, self.known.digest))
 
     def listener(self, heard: Sequence[Callback]) -> Callback:
         """A callback that scores some texts now and then, and tells the others."""
@@ -106,7 +107,8 @@ class Retention:
                 assert isinstance(event, (Evaluated, Stepped)) and self._original is not None
                 rows, chosen = self.part
                 before = self._original.take(chosen, self.rows.places)
-                measured = between(rows, before, listen(self.view, rows, before, layers=False))
+                now = self.setup.engine.look(lambda: listen(self.view, rows, before, layers=False))
+                measured = between(rows, before, now)
                 del measured["domains"]
                 tell(heard, Retained(step=event.step, epoch=event.epoch, metrics=measured))
             return None

@@ -16,20 +16,23 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.adapters import training
-from burnish.checkpoint.optimizer import load_state_tensors, state_tensors
 from burnish.checkpoint.store import Checkpoint, CheckpointStore
 from burnish.core.errors import TrainingStopped, UserError
 from burnish.core.events import Callback, Evaluated, Event, Measured, Noticed, Retained, Stage, Stepped
+from burnish.core.types import Batch
 from burnish.evaluate.run import Evaluation
 from burnish.train.config import RunConfig
 from burnish.train.diagnosis import Diagnosis
+from burnish.train.distributed.engine import Engine
+from burnish.train.distributed.table import open_engine
 from burnish.train.ema import Ema
-from burnish.train.folder import RunFolder, open_run
+from burnish.train.folder import ReadOnlyFolder, RunFolder, open_run
 from burnish.train.gradients import GradientWatch
 from burnish.train.handover import hand_over, load_handed_over, read_recipe
 from burnish.train.job import Cadence, Job
-from burnish.train.loop import tell, train
+from burnish.train.loop import tell, to_device, train
 from burnish.train.rehearsal import rehearse
+from burnish.train.restoring import gathered, load_trainable, restore, trained_now
 from burnish.train.score import Scorer, store_base, stored_base
 from burnish.train.setup import Foresee, Setup, set_up
 from burnish.train.state import TrainState
@@ -98,17 +101,20 @@ def start_run(
         foresee: Asked between the data and the weights what there is to say.
         plan: The contents of `plan.json`, asked before the first update; an empty one is not written.
     """
-    folder = RunFolder(config.folder)
-    folder.refuse_if_taken(force)
+    engine = open_engine(config)
+    main, callbacks = engine.group.on_main, callbacks if engine.group.main else ()
+    folder = folder_of(config.folder, engine)
+    main(lambda: folder.refuse_if_taken(force))
     refuse_missing(config.trackers)
-    setup = set_up(config, callbacks, foresee)
+    setup = set_up(config, callbacks, foresee, engine)
     scorer = Scorer(setup, callbacks).ready()
     job = make_job(setup, scorer, folder)
-    tell(callbacks, Stage("rehearsing the heaviest micro-batch"))
-    rehearse(job)
-    folder.create(force, setup.write)
+    if engine.rehearses:
+        tell(callbacks, Stage("rehearsing the heaviest micro-batch"))
+        rehearse(job)
+    main(lambda: folder.create(force, setup.write))
     if planned := dict(plan()):
-        folder.write("plan.json", planned)
+        main(lambda: folder.write("plan.json", planned))
     return _run(job, scorer, folder, callbacks, TrainState(), None)
 
 
@@ -122,7 +128,10 @@ def resume_run(path: Path, *, callbacks: Sequence[Callback] = ()) -> RunResult:
     if folder.read("evaluation.json"):
         raise UserError("this run is complete", where=str(path), fix="start a new one with another `name=`")
     recipe = read_recipe(folder)
-    setup = set_up(recipe, callbacks)
+    engine = open_engine(recipe)
+    callbacks = callbacks if engine.group.main else ()
+    folder = folder_of(folder.path, engine)
+    setup = set_up(recipe, callbacks, engine=engine)
     setup.refuse_changes(folder)
     checkpoint, findings = CheckpointStore(folder.checkpoints).latest()
     for finding in findings:
@@ -135,7 +144,7 @@ def resume_run(path: Path, *, callbacks: Sequence[Callback] = ()) -> RunResult:
             where=str(folder.checkpoints),
             fix="remove this checkpoint to resume from the one before it",
         )
-    folder.cut_log(state.step)
+    engine.group.on_main(lambda: folder.cut_log(state.step))
     scorer = Scorer(setup, callbacks).ready()
     return _run(make_job(setup, scorer, folder), scorer, folder, callbacks, state, checkpoint)
 
@@ -148,15 +157,14 @@ def _run(
     state: TrainState,
     checkpoint: Checkpoint | None,
 ) -> RunResult:
-    began, setup = time.monotonic(), scorer.setup
-    base, base_samples = score_base(scorer, folder)
+    began, setup, engine = time.monotonic(), scorer.setup, job.engine
+    base, base_samples = engine.look(partial(score_base, scorer, folder))
     scorer.retention.before(folder)
     store = store_of(setup, folder)
     if checkpoint:
         restore(job, checkpoint)
     try:
-        watching = Diagnosis(folder, state, setup.config.early_stopping.on_finding, callbacks)
-        state = train(job, state, [*listeners(scorer, folder, callbacks), watching])
+        state = train(job, state, listeners(scorer, folder, callbacks, state))
     except TrainingStopped as stop:
         folder.log({"kind": "stopped", "step": state.step, "reason": stop.what, "where": stop.where, "fix": stop.fix})
         raise
@@ -164,17 +172,30 @@ def _run(
         folder.log({"kind": "stopped", "step": state.step, "reason": state.reason})
         return RunResult(folder.path, state.reason, state.step, state.best_step, base.values(), {})
     folder.write("best.json", restore_best(job, store, state))
+    engine.release()
+    engine.inventory(dict(trained_now(setup)))
     scorer.settle_head(folder)
+    engine.group.on_main(partial(write_result, scorer, folder, callbacks))
+    tuned, samples = scorer.tuned(), scorer.samples()
+    scorer.retention.after(folder)
+    folder.log(ending(state, time.monotonic() - began))
+    engine.group.on_main(partial(scorer.write, folder, base, tuned, (base_samples, samples)))
+    return RunResult(folder.path, state.reason, state.step, state.best_step, base.values(), tuned.values())
+
+
+def write_result(scorer: Scorer, folder: RunFolder, callbacks: Sequence[Callback]) -> None:
+    """Write what is handed over, and hold the files against the model in memory."""
+    setup = scorer.setup
     tell(callbacks, Stage("writing what is handed over"))
     hand_over(setup, folder)
     write_probe(setup.loaded, scorer.probe_rows(), folder)
     tell(callbacks, Stage("reading it back in a fresh process"))
     refuse_faults(read_back(folder.path), folder.path)
-    tuned, samples = scorer.tuned(), scorer.samples()
-    scorer.retention.after(folder)
-    folder.log(ending(state, time.monotonic() - began))
-    scorer.write(folder, base, tuned, (base_samples, samples))
-    return RunResult(folder.path, state.reason, state.step, state.best_step, base.values(), tuned.values())
+
+
+def folder_of(path: Path, engine: Engine) -> RunFolder:
+    """The run's folder; only the main process writes."""
+    return RunFolder(path) if engine.group.main else ReadOnlyFolder(path)
 
 
 def score_base(scorer: Scorer, folder: RunFolder) -> tuple[Evaluation, list[str]]:
@@ -190,13 +211,16 @@ def score_base(scorer: Scorer, folder: RunFolder) -> tuple[Evaluation, list[str]
     return base, samples
 
 
-def listeners(scorer: Scorer, folder: RunFolder, callbacks: Sequence[Callback]) -> list[Callback]:
-    """Everyone who hears of the run's events."""
-    heard: list[Callback] = [Recorder(folder), *callbacks]
+def listeners(scorer: Scorer, folder: RunFolder, callbacks: Sequence[Callback], state: TrainState) -> list[Callback]:
+    """Everyone who hears of the run's events; beside the main process only who calls the model."""
     config = scorer.setup.config
+    if not scorer.setup.engine.group.main:
+        return [scorer.retention.listener(())]
+    heard: list[Callback] = [Recorder(folder), *callbacks]
     if config.trackers:
         heard.append(TrackerCallback(config.trackers, folder.path, config.model_dump(mode="json")))
-    return [*heard, scorer.retention.listener(heard)]
+    watching = Diagnosis(folder, state, config.early_stopping.on_finding, callbacks)
+    return [*heard, scorer.retention.listener(heard), watching]
 
 
 def ending(state: TrainState, seconds: float) -> dict[str, Any]:
@@ -221,23 +245,25 @@ def store_of(setup: Setup, folder: RunFolder) -> CheckpointStore:
 
 def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
     """Put together what the loop needs."""
-    config, store = setup.config, store_of(setup, folder)
-    optimizer = setup.optimizer()
+    config, store, engine = setup.config, store_of(setup, folder), setup.engine
+    optimizer = engine.optimizing(setup.optimizer(), setup.trainable)
     scaler = torch.amp.GradScaler(setup.device.type) if setup.precision.scale_loss else None
     ema = Ema(config.checkpoint.ema, setup.trainable) if config.checkpoint.ema else None
     buffers = [*training.buffers(setup.attached), *(ema.buffers if ema else ())]
 
     def save(state: TrainState) -> Path:
-        tensors: dict[str, dict[str, torch.Tensor]] = {
-            "trainable": dict(setup.trainable),
-            "optimizer": state_tensors(optimizer, setup.trainable),
-        }
-        if buffers:
-            tensors["buffers"] = dict(buffers)
+        tensors = gathered(engine, optimizer, setup.trainable, buffers)
         saved: dict[str, Any] = {"train": state.to_json()}
         if scaler:
             saved["scaler"] = scaler.state_dict()
-        return store.save(Checkpoint(step=state.step, tensors=tensors, state=saved), protect=state.best_step)
+        checkpoint = Checkpoint(step=state.step, tensors=tensors, state=saved)
+        engine.group.on_main(lambda: store.save(checkpoint, protect=state.best_step))
+        return store.path(state.step)
+
+    def keep(state: TrainState, batches: Sequence[Batch], stop: TrainingStopped) -> None:
+        weights = [(name, engine.whole(parameter).cpu()) for name, parameter in setup.trainable]
+        everyones = engine.group.collected([to_device(batch, torch.device("cpu")) for batch in batches])
+        engine.group.on_main(lambda: keep_stopped(folder, weights, state, everyones, stop))
 
     def observe(step: int) -> None:
         training.observe(setup.attached, step, total_steps=len(setup.updates))
@@ -246,7 +272,7 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
 
     def validation() -> dict[str, float]:
         with ema.in_place() if ema and ema.config.hand_over else nullcontext():
-            return scorer.validation()
+            return engine.look(scorer.validation)
 
     return Job(
         model=setup.loaded.model,
@@ -260,7 +286,7 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
         precision=setup.precision,
         evaluate=validation,
         save=save,
-        keep=partial(keep_stopped, folder, setup.trainable),
+        keep=keep,
         keeping=setup.keeping,
         scaler=scaler,
         max_grad_norm=config.train.max_grad_norm,
@@ -269,7 +295,8 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
         buffers=buffers,
         further=setup.regularizing.further,
         averages=ema.put_ if ema and ema.config.hand_over else None,
-        watch=GradientWatch(setup.trainable, optimizer, len(setup.updates)),
+        watch=GradientWatch(setup.trainable, optimizer, len(setup.updates), engine) if watches(engine) else None,
+        engine=engine,
         cadence=Cadence(
             evaluate_every=setup.evaluate_every,
             save_every=config.checkpoint.every_steps or setup.evaluate_every,
@@ -280,32 +307,9 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
     )
 
 
-def restore(job: Job, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint back: weights, optimiser, loss scale."""
-    load_trainable(job, checkpoint)
-    load_state_tensors(job.optimizer, job.trainable, checkpoint.tensors.get("optimizer", {}))
-    if job.scaler and "scaler" in checkpoint.state:
-        job.scaler.load_state_dict(dict(checkpoint.state["scaler"]))
-
-
-def load_trainable(job: Job, checkpoint: Checkpoint) -> None:
-    """Put the trained tensors back, and what the adapters remember.
-
-    Raises:
-        UserError: The checkpoint holds other tensors than this run trains.
-    """
-    saved = {**checkpoint.tensors["trainable"], **checkpoint.tensors.get("buffers", {})}
-    wanted: dict[str, torch.Tensor] = {**dict(job.trainable), **dict(job.buffers)}
-    odd = sorted(saved.keys() ^ wanted.keys()) or [n for n, t in wanted.items() if saved[n].shape != t.shape]
-    if odd:
-        raise UserError(
-            f"the checkpoint and the run differ in {len(odd)} trained tensors, such as `{odd[0]}`",
-            where=f"step {checkpoint.step}",
-            fix="resume with the recipe that the run was started with",
-        )
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(saved[name])
+def watches(engine: Engine) -> bool:
+    """Whether this process measures gradients: the main one, and all where each holds a share of them."""
+    return engine.foresees and (engine.sharded or engine.group.main)
 
 
 def restore_best(job: Job, store: CheckpointStore, state: TrainState) -> dict[str, Any]:

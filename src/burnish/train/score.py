@@ -19,6 +19,7 @@ from burnish.data.table import TokenTable
 from burnish.evaluate.by_task import compare_tasks, majority_of_tasks
 from burnish.evaluate.calibration import effect, fit_temperature
 from burnish.evaluate.classification import Classified
+from burnish.evaluate.deal import Deal
 from burnish.evaluate.head_rows import HeadResult
 from burnish.evaluate.loss import RowLosses, View, batch_tokens
 from burnish.evaluate.run import Evaluation, Split, compare, evaluate, learnt_nothing, predictions
@@ -26,6 +27,7 @@ from burnish.evaluate.speed import measure_speed
 from burnish.evaluate.text import require_metrics
 from burnish.models.generate_tasks import generate_tasks
 from burnish.objectives.config import ClassificationTask
+from burnish.train.distributed.scoring import Scoring
 from burnish.train.folder import RunFolder
 from burnish.train.layout import decoder_start
 from burnish.train.loop import tell
@@ -77,12 +79,13 @@ class Scorer:
             batch_tokens=setup.config.evaluate.batch_tokens or batch_tokens(setup.device),
             autocast=lambda: setup.precision.context(setup.device),
             decoder_start_id=decoder_start(setup.loaded),
+            deal=Scoring(setup.engine) if setup.engine.group.size > 1 else Deal(),
         )
 
     @cached_property
     def retention(self) -> Retention:
         """What the model knew before, and how much of it is left."""
-        return Retention(self.setup, self.view, self.callbacks)
+        return Retention(self.setup, replace(self.view, deal=Deal()), self.callbacks)
 
     @cached_property
     def renderer(self) -> Renderer:
@@ -183,7 +186,7 @@ class Scorer:
             result["tasks"] = compare_tasks(base, tuned, self.setup.prepared.train, split)
         if self.setup.config.evaluate.speed and split.choices:
             tell(self.callbacks, Stage("measuring latency and throughput"))
-            result["speed"] = measure_speed(self.view, split, self.setup.config.evaluate)
+            result["speed"] = measure_speed(replace(self.view, deal=Deal()), split, self.setup.config.evaluate)
         head = self.setup.loaded.classifier
         if head is not None and head.temperature != 1.0:
             result["calibration"] = calibration(split, tuned.scores, head.temperature)
@@ -204,7 +207,10 @@ class Scorer:
         return Split.make(name, table, examples, self.setup.config.evaluate, self.renderer)
 
     def _evaluate(self, split: Split, quiet: bool = False) -> Evaluation:
-        progress: Callable[[int], Any] | None = None if quiet else lambda done: tell(self.callbacks, Advanced(done))
+        of = self.setup.engine.group.size  # all go equally far
+        progress: Callable[[int], Any] | None = (
+            None if quiet else lambda done: tell(self.callbacks, Advanced(done * of))
+        )
         return evaluate(self.view, split, self.setup.config.evaluate, self.renderer, progress)
 
 

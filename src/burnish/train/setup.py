@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from burnish.optim.groups import build_optimizer
 from burnish.train.chance import chance_loss
 from burnish.train.config import RunConfig
 from burnish.train.described import hashes, with_head
+from burnish.train.distributed.engine import Engine, Whole
 from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
 from burnish.train.layout import decoder_start, settle_layout
@@ -73,6 +74,7 @@ class Setup:
         layout: How rows lie in a batch.
         findings: What was noticed on the way.
         fused_layers: How many layers of the model run through fused operations.
+        engine: What carries the run: one process, or several.
     """
 
     config: RunConfig
@@ -84,6 +86,7 @@ class Setup:
     layout: Layout
     findings: list[Finding]
     fused_layers: int = 0
+    engine: Engine = field(default_factory=Engine)
 
     @property
     def task_terms(self) -> list[Term]:
@@ -162,6 +165,7 @@ class Setup:
             num_epochs=train.num_epochs,
             max_steps=total_steps(self.config.stages, self.steps_per_epoch) or train.max_steps,
             shuffle=self.config.data.shuffle,
+            share=self.engine.share,
         )
 
     @property
@@ -207,6 +211,11 @@ class Setup:
             rate_scales=self.stages.scales(),
             kind=self.config.memory.optimizer,
         )
+
+    def hand_to_engine(self) -> None:
+        """Let the engine take the model over; what it makes of the weights is what is trained from here on."""
+        self.engine.prepare(Whole(self.loaded.model, self.loaded.classifier), self.trainable)
+        del self.trainable
 
     def keeping(self) -> AbstractContextManager[object]:
         """The context of a forward pass that decides where its activations wait for the backward pass."""
@@ -282,7 +291,10 @@ class Setup:
 
 
 def set_up(
-    config: RunConfig, callbacks: Sequence[Callback] = (), foresee: Foresee = lambda config, prepared: []
+    config: RunConfig,
+    callbacks: Sequence[Callback] = (),
+    foresee: Foresee = lambda config, prepared: [],
+    engine: Engine | None = None,
 ) -> Setup:
     """Read the data, load the model and attach the adapters.
 
@@ -290,16 +302,17 @@ def set_up(
         config: The recipe.
         callbacks: Told of stages and findings.
         foresee: Asked between the data and the weights.
+        engine: What carries the run; one process without it.
 
     Raises:
         UserError: Anything about recipe, data or model is refused.
     """
     use_all_cores()
     bound_product_caches()
-    device = default_device()
+    engine, device = engine or Engine(), default_device()
     refuse_impossible_memory(config.memory, device)
     tell(callbacks, Stage("reading and rendering the data"))
-    prepared = read_data(config)
+    prepared = engine.group.main_first(partial(read_data, config))
     config = task_of(config).settle(config, prepared)
     findings = [*prepared.findings, *foresee(config, prepared)]
     for finding in findings:
@@ -307,7 +320,7 @@ def set_up(
     refuse_stops(findings)
     tell(callbacks, Stage("loading the model"))
     trains_base = any(METHODS[adapter.method].format == "model" for adapter in config.adapters)
-    precision = choose_precision(config.train.precision, device, trains_base=trains_base)
+    precision = engine.group.of_main(choose_precision(config.train.precision, device, trains_base=trains_base))
     loaded = load_new(config, precision.base)
     loaded.model.to(device)  # type: ignore[arg-type]
     if loaded.classifier is not None:
@@ -321,10 +334,11 @@ def set_up(
         fused = fuse(loaded.model, projection_of) if layout == "packed" else 0
     if config.train.gradient_checkpointing:
         checkpoint_activations(loaded.model, selective=config.train.gradient_checkpointing == "selective")
-    setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused)
+    setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused, engine)
     setup.prepare_adapters()
     refuse_untrained_head(setup)
     with_regularizers(setup, callbacks)
+    setup.hand_to_engine()
     keep_memory()  # not before: what reading and loading free goes back, so that it leaves no holes
     for finding in [*settings(setup), *replay_settings(setup.updates)]:
         findings.append(finding)

@@ -36,7 +36,7 @@ _SOURCE = "source"
 
 def keep_stopped(
     folder: RunFolder,
-    trainable: Sequence[tuple[str, nn.Parameter]],
+    trainable: Sequence[tuple[str, Tensor]],
     state: TrainState,
     batches: Sequence[Batch],
     stop: TrainingStopped,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from burnish.core.errors import UserError
 from burnish.core.types import Batch
 from burnish.data.batches import BatchConfig, Layout, epoch_order, micro_batches
+from burnish.train.distributed.shares import Share
 
 
 class Steps(Protocol):
@@ -29,6 +30,9 @@ class Steps(Protocol):
     def heaviest(self) -> Batch:
         """The micro-batch with the most places."""
 
+    def samples(self, step: int) -> dict[str, Batch]:
+        """A micro-batch of one row for each source of an update, by the source's name."""
+
 
 class Updates:
     """Micro-batches by update.
@@ -44,6 +48,7 @@ class Updates:
         num_epochs: Passes over the rows.
         max_steps: Updates in total, in place of ``num_epochs``.
         shuffle: Whether each epoch has a new order.
+        share: Which rows of an update are this process's.
     """
 
     def __init__(
@@ -59,7 +64,9 @@ class Updates:
         num_epochs: float = 1.0,
         max_steps: int | None = None,
         shuffle: bool = True,
+        share: Share | None = None,
     ) -> None:
+        self.share = share or Share()
         self.lengths, self.batch_size, self.seed, self.batches = lengths, batch_size, seed, batches
         self.layout = layout
         self.collate, self.accumulation, self.shuffle = collate, accumulation, shuffle
@@ -96,10 +103,16 @@ class Updates:
         return [self.collate(micro) for micro in self.cut(step)]
 
     def cut(self, step: int) -> list[list[int]]:
-        """Row numbers of every micro-batch of one update."""
-        rows = self.rows(step)
+        """Row numbers of every micro-batch of this process in one update; of a last, small one it may have none."""
+        rows = self.share.of(self.rows(step), self.lengths)
+        if not len(rows):
+            return []
         accumulation = min(self.accumulation, len(rows)) if self.accumulation else None
         return micro_batches(rows, self.lengths, self.batches, accumulation, layout=self.layout)
+
+    def samples(self, step: int) -> dict[str, Batch]:
+        """One row of an update, whoever has it."""
+        return {"": self.collate([int(self.rows(step)[0])])}
 
     def heaviest(self) -> Batch:
         """The micro-batch of the first epoch with the most places, padding included.
@@ -112,7 +125,8 @@ class Updates:
         starts = np.arange(0, len(lengths), self.batch_size)
         tokens, longest = np.add.reduceat(lengths, starts), np.maximum.reduceat(lengths, starts)
         chosen = {int(np.argmax(tokens)), int(np.argmax(longest))}
-        return self.collate(max((micro for step in chosen for micro in self.cut(step)), key=self._places))
+        cut = [micro for step in chosen for micro in self.cut(step)]
+        return self.collate(max(cut, key=self._places)) if cut else self.samples(min(chosen))[""]
 
     def _places(self, rows: Sequence[int]) -> tuple[int, int]:
         lengths = self.lengths[list(rows)]

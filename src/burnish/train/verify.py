@@ -21,6 +21,7 @@ from burnish.checkpoint.store import CheckpointStore
 from burnish.checkpoint.store import verify as fault_of
 from burnish.core.errors import BurnishError, TrainingStopped
 from burnish.core.files import disk_errors, make_readable
+from burnish.core.processes import alone
 from burnish.models.load import Loaded
 from burnish.models.route import for_task, tasks_of
 from burnish.train.ema import averaged
@@ -156,7 +157,7 @@ def read_back(folder: Path) -> list[Check]:
         TrainingStopped: The process could not read the run at all.
     """
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    environment = {**alone(), "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
     command = [sys.executable, "-m", "burnish.train.verify", str(folder)]
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     said = json.loads((answer.stdout.splitlines() or ["null"])[-1])

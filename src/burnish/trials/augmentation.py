@@ -16,6 +16,7 @@ from burnish.core.files import read_lines, write_json
 from burnish.data.augmenting import entry_names
 from burnish.evaluate.config import RetentionConfig
 from burnish.train.config import RunConfig
+from burnish.train.distributed.refusals import refuse_several_processes
 from burnish.train.folder import RunFolder, is_run
 from burnish.train.loop import tell
 from burnish.train.rescore import describe_score, open_target
@@ -143,6 +144,7 @@ def table(report: AugmentationReport) -> Table:
 
 
 def _refuse_what_cannot_be_compared(config: RunConfig) -> None:
+    refuse_several_processes(config, "this report")
     if not config.data.augment:
         fix = "add some, such as `data: {augment: [swap, spelling]}`"
         raise UserError("the recipe augments nothing", where="data.augment", fix=fix)

@@ -1,0 +1,32 @@
+"""What the environment says of a process among several, as `torchrun` and `burnish launch` write it."""
+
+from __future__ import annotations
+
+import os
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def launched() -> bool:
+    """Whether a launcher (`burnish launch`, `torchrun`, a script that sets the same) started this process."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
+def world_size() -> int:
+    """How many processes the launcher started; 1 without one."""
+    return int(os.environ["WORLD_SIZE"]) if launched() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that speaks, known before any process group is open."""
+    return not launched() or int(os.environ["RANK"]) == 0
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if launched() else 0
+
+
+def alone() -> dict[str, str]:
+    """The environment without what makes a process one of several, for one that is started beside them."""
+    return {name: value for name, value in os.environ.items() if name not in VARIABLES}

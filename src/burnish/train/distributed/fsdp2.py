@@ -1,0 +1,162 @@
+"""Fully sharded data parallel, PyTorch's second (`fully_shard`): each process holds a share of every weight.
+
+A layer's weights are gathered when it is called, forward and backward, and let go behind it; frozen ones are shared
+out as well. Gradients arrive as sums, each process with its share of them, and so do the optimiser's moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from burnish.checkpoint.optimizer import load_state_tensors
+from burnish.core.errors import UserError
+from burnish.models.anatomy import layers
+from burnish.train.distributed.engine import Engine, Named, Whole, broadcast_
+from burnish.train.distributed.group import Group
+
+T = TypeVar("T")
+
+
+class FullySharded(Engine):
+    """Weights, gradients and moments in shares, through `fully_shard`.
+
+    Args:
+        group: The processes.
+        offload: Keep the shares in the host's memory.
+    """
+
+    sharded = True
+
+    def __init__(self, group: Group, *, offload: bool = False) -> None:
+        super().__init__(group)
+        self.offload = offload
+        self.device = torch.device("cpu")
+        self.module: Any = None
+        self.parts: list[Any] = []
+        self._before: list[tuple[nn.Module, type, dict[str, set[int]]]] = []
+
+    def prepare(self, whole: Whole, trainable: Named) -> None:
+        super().prepare(whole, trainable)
+        broadcast_([parameter for _, parameter in trainable])
+        self.device = device = trainable[0][1].device
+        mesh = init_device_mesh(device.type, (self.group.size,))
+        policy = CPUOffloadPolicy() if self.offload else OffloadPolicy()
+        self.module, self.parts = whole, [*layers_of(whole), whole]
+        self._before = [(module, type(module), hooks_of(module)) for module in whole.modules()]
+        for part in self.parts:
+            fully_shard(part, mesh=mesh, offload_policy=policy, ignored_params=_coded(part))
+            part.set_gradient_divide_factor(1.0)  # the loss is divided by the units of all processes already
+            part.set_force_sum_reduction_for_comms(True)
+
+    def run(self, work: Callable[[], T]) -> T:
+        result: T = self.module(work)
+        return result
+
+    def look(self, work: Callable[[], T]) -> T:
+        if self.module is None:
+            return work()
+        result = self.run(work)
+        self.module.reshard()  # or a weight that is loaded next would not be seen
+        return result
+
+    def clip(self, trainable: Named, most: float | None) -> float:
+        grads = [p.grad for _, p in trainable if p.grad is not None]
+        norm: Any = nn.utils.get_total_norm(grads)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if most:
+            nn.utils.clip_grads_with_norm_([p for _, p in trainable], most, norm)
+        return float(norm)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+    def gradient(self, parameter: nn.Parameter) -> Tensor | None:
+        return None if parameter.grad is None else self.whole(parameter.grad)
+
+    def local(self, tensor: Tensor) -> Tensor:
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    @torch.no_grad()
+    def put(self, target: Tensor, value: Tensor) -> None:
+        target.copy_(_shared_out(value, target) if isinstance(target, DTensor) else value)
+
+    def moments(self, optimizer: torch.optim.Optimizer, trainable: Named) -> dict[str, Tensor]:
+        return {name: self.whole(tensor) for name, tensor in super().moments(optimizer, trainable).items()}
+
+    def load_moments(self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]) -> None:
+        load_state_tensors(optimizer, trainable, tensors)
+        for _, parameter in trainable:
+            state = optimizer.state.get(parameter, {})
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape and isinstance(parameter, DTensor):
+                    state[key] = _shared_out(value, parameter)
+
+    @torch.no_grad()
+    def release(self) -> None:
+        for part in self.parts:
+            part.reshard()
+        plain: dict[int, nn.Parameter] = {}  # tied weights stay tied
+        for module, own, hooks in self._before:
+            for name, parameter in module._parameters.items():
+                if isinstance(parameter, DTensor):
+                    if id(parameter) not in plain:
+                        value = self.whole(parameter).to(self.device)
+                        plain[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+                    module._parameters[name] = plain[id(parameter)]
+            module.__class__ = own
+            for kind, known in hooks.items():
+                for key in [key for key in getattr(module, kind) if key not in known]:
+                    del getattr(module, kind)[key]
+        self.module, self.parts, self._before = None, [], []
+
+
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_state_dict_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_pre_hooks",
+)
+"""Where a module keeps what is called beside it; `fully_shard` adds some, and has no word for taking them off."""
+
+
+def hooks_of(module: nn.Module) -> dict[str, set[int]]:
+    """The keys of a module's hooks, by kind."""
+    return {kind: set(getattr(module, kind)) for kind in HOOKS}
+
+
+def _shared_out(value: Tensor, like: DTensor) -> DTensor:
+    """A whole value in shares like those of another tensor; every process takes its own, nothing is sent."""
+    device = like.to_local().device
+    return distribute_tensor(value.to(device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _coded(part: nn.Module) -> set[nn.Parameter]:
+    """Weights of few bits: their constants belong to the whole weight, so every process keeps them whole."""
+    return {p for p in part.parameters() if not p.is_floating_point()}
+
+
+def layers_of(whole: Whole) -> list[nn.Module]:
+    """The layers of a model: what is gathered at a time.
+
+    Raises:
+        UserError: The model has none, so that it could be gathered as a whole only.
+    """
+    found = [module for _, module in layers(whole.model)]  # type: ignore[arg-type]
+    if not found:
+        raise UserError(
+            "no layers are found in this model, so its weights cannot be gathered layer by layer",
+            where="distributed.engine",
+            fix="use `distributed.engine=ddp`, which keeps all weights in every process",
+        )
+    return found
