@@ -9,8 +9,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save
 from transformers import AutoModelForCausalLM
 
 from burnish.core.errors import TrainingStopped, UserError
@@ -18,6 +20,7 @@ from burnish.core.events import Action, Evaluated, Event, Save, Saved, Stepped, 
 from burnish.core.files import read_lines
 from burnish.train.folder import RunFolder
 from burnish.train.run import resume_run, start_run
+from burnish.train.score import base_counts
 from burnish.train.state import TrainState
 from tests.support.recipes import LABELS, configured, save_tiny
 
@@ -265,3 +268,11 @@ def test_evaluations_are_heard(tmp_path: Path) -> None:
     heard: list[Evaluated] = []
     start_run(configured(tmp_path), callbacks=[lambda e: heard.append(e) if isinstance(e, Evaluated) else None])
     assert [e.step for e in heard] == [3, 6] and heard[0].improved
+
+
+def test_units_of_held_out_rows_are_read_as_they_were_kept_at_first_and_now(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write("base.json", {"counts": [1.0, 3.0]})
+    assert base_counts(folder).tolist() == [1.0, 3.0]
+    (tmp_path / "base.safetensors").write_bytes(save({"counts": np.array([2.0, 5.0])}))
+    assert base_counts(folder).tolist() == [2.0, 5.0]

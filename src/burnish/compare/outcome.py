@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from burnish.compare.statistics import Scored
 from burnish.evaluate.run import Evaluation, Split
 from burnish.train.folder import RunFolder
-from burnish.train.score import BASE_ARRAYS
+from burnish.train.score import base_counts
 
 BASE, TUNED = "base", "tuned"
 
@@ -52,7 +51,7 @@ def read_outcome(path: Path, seed: int) -> Outcome:
     folder = RunFolder(path)
     evaluation, model = folder.read("evaluation.json"), folder.read("model.json")
     rows = folder.read_rows("predictions.jsonl")
-    counts = load_file(path / BASE_ARRAYS)["counts"]
+    counts = base_counts(folder)
     labels = evaluation[TUNED].get("confusion", {}).get("labels", [])
     end = [row for row in folder.read_rows("metrics.jsonl") if row.get("kind") == "finished"][-1]
     facts = {

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from burnish.core.errors import UserError
@@ -232,6 +233,14 @@ def store_base(folder: RunFolder, base: Evaluation, samples: list[str]) -> None:
         folder.write_rows(BASE_ROWS, base.result.rows)
     write_atomic(folder.path / BASE_ARRAYS, save({name: np.ascontiguousarray(one) for name, one in arrays.items()}))
     folder.write("base.json", {"samples": samples, "task": base.result.task if base.result else None})
+
+
+def base_counts(folder: RunFolder) -> NDArray[np.float64]:
+    """[N] how many units the loss of each held-out row is a sum over, of a run that has scored its base model."""
+    path = folder.path / BASE_ARRAYS
+    if path.is_file():
+        return np.asarray(load_file(path)["counts"], dtype=np.float64)
+    return np.asarray(folder.read("base.json")["counts"], dtype=np.float64)  # where runs kept them at first
 
 
 def stored_base(folder: RunFolder, split: Split, scorer: Scorer) -> tuple[Evaluation, list[str]] | None:
