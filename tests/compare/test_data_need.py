@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import yaml
 from burnish.cli.main import call
 from burnish.compare import run
 from burnish.compare.data_need import PAGE, RESULTS, NeedWanted, arm, data_need, length_words, settled_sizes
+from burnish.core.config import build
 from burnish.core.errors import UserError
 from burnish.train.config import RunConfig
 from burnish.train.folder import RunFolder
+from burnish.train.tasks import read_data
 from tests.support.recipes import LABELS, configured, recipe
 
 SIZES = (4, 8, 12, 16, 32)
@@ -45,28 +48,31 @@ def test_sizes_and_lengths(tmp_path: Path) -> None:
 def test_growing_parts_of_a_tiny_task(
     tmp_path: Path, calls: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Five sizes with two seeds on one set of held-out rows, none of which is trained on; smaller parts are nested in
-    larger ones of their seed; the second call, and the command line, train nothing; a new question costs nothing."""
-    wanted = NeedWanted(config_of(tmp_path), tmp_path / "out", SIZES, 2, 2, targets=(0.99,))
+    """Five sizes on one set of held-out rows, none of which is trained on; smaller parts are nested in
+    larger ones; the second call, and the command line, train nothing; a new question costs nothing."""
+    wanted = NeedWanted(config_of(tmp_path), tmp_path / "out", SIZES, 1, 2, targets=(0.99,))
     found = data_need(wanted)
-    assert len(calls) == 10 and {mode for mode, _ in calls} == {"score"}
-    assert {n: len(v) for n, v in found.values.items()} == dict.fromkeys(SIZES, 2)
+    assert len(calls) == 5 and {mode for mode, _ in calls} == {"score"}
+    assert {n: len(v) for n, v in found.values.items()} == dict.fromkeys(SIZES, 1)
     assert found.rows == 12 and found.split == "test" and found.metric == "macro_f1" and found.curve is not None
-    folders = [RunFolder(tmp_path / f"out/runs/{n}-rows-seed{s}") for n in SIZES for s in (0, 1)]
+    folders = [RunFolder(tmp_path / f"out/runs/{n}-rows-seed0") for n in SIZES]
     held_out = [{row["id"] for row in folder.read_rows("predictions.jsonl")} for folder in folders]
     assert all(ids == held_out[0] for ids in held_out) and len(held_out[0]) == 12
+    trained = [set(read_data(build(RunConfig, folder.read_recipe())).train.ids) for folder in folders]
+    assert [len(ids) for ids in trained] == list(SIZES) and not any(ids & held_out[0] for ids in trained)
+    assert all(smaller < larger for smaller, larger in pairwise(trained))
     assert len(found.answers) == 2
     written = json.loads((tmp_path / "out" / RESULTS).read_text())
     assert [one["rows"] for one in written["sizes"]] == list(SIZES) and written["curve"]["held_out"]
     page = (tmp_path / "out" / PAGE).read_text()
     assert "<svg" in page and "none of them is trained on" in page and found.answers[0].words[1:20] in page
     calls.clear()
-    again = data_need(NeedWanted(wanted.config, wanted.output, SIZES, 2, 2, targets=(0.5, 0.6)))
+    again = data_need(NeedWanted(wanted.config, wanted.output, SIZES, 1, 2, targets=(0.5, 0.6)))
     assert calls == [] and again.values == found.values and len(again.answers) == 3
 
     values = recipe(tmp_path, evaluate={"choices": list(LABELS)}, train={"max_steps": None, "num_epochs": 1})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    command = ["data-need", str(tmp_path / "recipe.yaml"), "--sizes", ",".join(map(str, SIZES)), "--seeds", "2"]
+    command = ["data-need", str(tmp_path / "recipe.yaml"), "--sizes", ",".join(map(str, SIZES)), "--seeds", "1"]
     command += ["--least-updates", "2", "--target", "0.9", "--output", str(tmp_path / "out")]
     assert call(command) == 0
     told = capsys.readouterr()

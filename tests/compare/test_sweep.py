@@ -225,6 +225,22 @@ def test_a_trial_that_fails_loses(tmp_path: Path, calls: list[tuple[str, str]]) 
     assert found.best is not None and found.best.ended and "Failed" in (tmp_path / "out" / PAGE).read_text()
 
 
+def test_early_stopping_ends_a_trial(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    """A trial that gives up before a stop has come to its end: it is not trained again, and counts as it is."""
+    sections = {"early_stopping": {"patience": 1, "metric": "macro_f1", "min_improvement": 1.0}}
+    found = sweep(wanted(tmp_path, rates=(0.001, 0.01), finalists=1, first=0.75, sections=sections))
+    assert [name for _, name in calls] == ["rate-0.001-seed0", "rate-0.01-seed0"]  # 12 updates wanted, over after 6
+    assert [line.step for line in found.lines] == [6, 6] and found.lines[0].ended
+
+
+def test_a_metric_that_no_row_has_is_the_loss(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    """Without choices there are no classes: less loss is better, in what goes on and in what is shown."""
+    config = configured(tmp_path, train={"max_steps": 8})
+    found = sweep(SweepWanted(config, tmp_path / "out", (1e-5, 0.05), finalists=1, first=0.5))
+    assert found.metric == "loss" and found.best is not None
+    assert found.best.settings["train.learning_rate"] == 0.05 and found.best.ended
+
+
 @pytest.mark.parametrize(
     ("sections", "options", "said"),
     [

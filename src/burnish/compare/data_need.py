@@ -13,7 +13,7 @@ from burnish.compare.need_page import write_need_page
 from burnish.compare.need_words import Need, answers
 from burnish.compare.outcome import Outcome
 from burnish.compare.run import Listener, Outcomes, deciding, refuse_all_refused, run_trials
-from burnish.compare.standings import value_of
+from burnish.compare.standings import settled, value_of
 from burnish.compare.statistics import METRICS
 from burnish.compare.trials import Wanted, prepare
 from burnish.compare.variants import Variant
@@ -128,7 +128,7 @@ def gathered(wanted: NeedWanted, arms: Mapping[str, int], outcomes: Outcomes, fa
     config = wanted.config
     first: Outcome | None = next((found[0] for found in outcomes.values() if found), None)
     metric = deciding(config)
-    metric = metric if metric in METRICS and (metric == "loss" or (first and first.scored.classes)) else "loss"
+    metric = settled(metric, first.scored if first else None)
     values: dict[int, tuple[float, ...]] = {}
     for label, size in arms.items():
         runs: Sequence[Outcome] = [o for o in outcomes.get(label, ()) if first and o.scored.ids == first.scored.ids]

@@ -37,7 +37,7 @@ class Racer:
         label = trial.variant.label
         self.listener.begins(self.number, max(self.total, self.number + 1), trial)
         self.number += 1
-        known = _known(trial, share)
+        known = _known(trial, share) or self._ended(trial, share)
         if known:
             self.listener.skips(trial)
             return self._keep(trial, share, known)
@@ -51,6 +51,14 @@ class Racer:
         stand = _read(trial, share)
         self.listener.ends(trial, stand)
         return self._keep(trial, share, stand)
+
+    def _ended(self, trial: Trial, share: float) -> Stand | None:
+        """Where a trial ended before this place, by early stopping: there is nothing more to train."""
+        shares = self.stands.get(trial.variant.label, {}).get(trial.seed, {})
+        stand = next((one for one in shares.values() if one.ended), None)
+        if stand is not None:
+            write_json(trial.folder / stand_file(share), stand.to_json())
+        return stand
 
     def last(self, label: str) -> Stand | None:
         """Where the first seed of a trial stands now."""

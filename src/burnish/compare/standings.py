@@ -137,10 +137,14 @@ class Sweep:
         }
 
 
+def settled(metric: str, scored: Scored | None) -> str:
+    """The metric that rows can be compared by: the loss where it is none of ``METRICS``, or they have no classes."""
+    return metric if metric in METRICS and scored is not None and scored.classes else "loss"
+
+
 def value_of(scored: Scored, metric: str) -> float:
-    """A trial's metric; the loss where its rows have no classes."""
-    name = metric if metric in METRICS and (metric == "loss" or scored.classes) else "loss"
-    return float(METRICS[name][0](scored, np.ones((1, len(scored.ids))))[0])
+    """A trial's metric, settled on its rows."""
+    return float(METRICS[settled(metric, scored)][0](scored, np.ones((1, len(scored.ids))))[0])
 
 
 def standings(
@@ -165,7 +169,7 @@ def standings(
         about: What was tried.
     """
     first = next((stand for label in candidates if (stand := racer.last(label))), None)
-    metric = metric if metric in METRICS and (metric == "loss" or (first and first.scored.classes)) else "loss"
+    metric = settled(metric, first.scored if first else None)
     weights = resampled(len(first.scored.ids)) if first else np.empty((0, 0))
     keys = list(space.levels)
     lines = []

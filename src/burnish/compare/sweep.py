@@ -14,7 +14,8 @@ from burnish.compare.process import call
 from burnish.compare.racing import Racer
 from burnish.compare.run import Listener, deciding, refuse_all_refused
 from burnish.compare.space import Candidate, Space, around, beyond, refuse_unsuited
-from burnish.compare.standings import Sweep, standings, value_of
+from burnish.compare.standings import Sweep, settled, standings, value_of
+from burnish.compare.statistics import METRICS
 from burnish.compare.sweep_page import write_sweep_page
 from burnish.compare.trials import Prepared, Wanted, prepare, reason
 from burnish.core.errors import UserError
@@ -152,7 +153,7 @@ class _Course:
     @property
     def _higher(self) -> bool:
         stand = next((s for label in self.candidates if (s := self.racer.last(label))), None)
-        return self.metric != "loss" and bool(stand and stand.scored.classes)
+        return METRICS[settled(self.metric, stand.scored if stand else None)][1]
 
     def _note(self) -> Sweep:
         found = standings(
