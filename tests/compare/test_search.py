@@ -14,7 +14,7 @@ from burnish.api import load_recipe
 from burnish.cli.main import call
 from burnish.compare.architectures import EVERYWHERE, Space, space_of
 from burnish.compare.race import race
-from burnish.compare.search import Fixed, SearchWanted, open_study
+from burnish.compare.search import Fixed, SearchWanted, metric_of, open_study
 from burnish.compare.study import Pruning, importances, open_storage
 from burnish.core.errors import UserError
 from burnish.core.events import Evaluated, Started, Stepped, Stop
@@ -85,6 +85,14 @@ def test_the_loop_ends_where_a_trial_is_pruned(tmp_path: Path) -> None:
     pruning = Pruning(Told(), "loss")
     stand = race(config, 1.0, fresh=True, heard=pruning)
     assert stand is not None and pruning.pruned and (stand.step, stand.total) == (5, 10)
+
+
+def test_what_decides_is_something_that_the_task_has(tmp_path: Path) -> None:
+    """Macro-F1 for classes, the loss for texts and for numbers."""
+    assert metric_of(configured(tmp_path, evaluate={"choices": list(LABELS)})) == "macro_f1"
+    assert metric_of(configured(tmp_path)) == "loss"
+    assert metric_of(configured(tmp_path, task="classification", evaluate={"samples": 0})) == "macro_f1"
+    assert metric_of(configured(tmp_path, task="regression", evaluate={"samples": 0})) == "loss"
 
 
 def test_processes_share_a_store_and_another_recipe_is_refused(tmp_path: Path) -> None:
