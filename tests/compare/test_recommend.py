@@ -74,7 +74,7 @@ def test_the_trials_are_run_once_on_validation_rows_alone(
 def test_an_interrupted_race_says_that_it_is_one(
     path: Path, calls: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C in the third stretch: what is written calls the rule untested; the next call makes the third again only."""
+    """Ctrl-C in the third stretch: what is written says so; the next call makes only the third again."""
     plain = worker.MODES["stretch"]
 
     def third(config: Any, **options: Any) -> None:

@@ -13,10 +13,11 @@ import yaml
 from burnish.api import load_recipe
 from burnish.cli.main import call
 from burnish.compare.architectures import EVERYWHERE, Space, space_of
-from burnish.compare.search import Fixed, SearchWanted, open_study
+from burnish.compare.race import race
+from burnish.compare.search import Fixed, SearchWanted, metric_of, open_study
 from burnish.compare.study import Pruning, importances, open_storage
 from burnish.core.errors import UserError
-from burnish.core.events import Evaluated, Started, Stop
+from burnish.core.events import Evaluated, Started, Stepped, Stop
 from tests.support.recipes import LABELS, configured, recipe
 from tests.support.tiny import tiny
 
@@ -60,14 +61,38 @@ class Told:
         return len(self.reports) > 1
 
 
-def test_a_pruned_trial_stops_the_loop_and_the_end_is_never_pruned() -> None:
-    """Evaluations at 10, 20 and 40 of 40 updates are reported at 25, 50 and 100 per cent."""
+def test_the_end_of_a_trial_is_never_pruned() -> None:
+    """Evaluations at 10, 20 and 40 of 40 updates are reported at 25, 50 and 100 per cent; the second is pruned, and
+    the loop hears of it at its next update."""
     trial = Told()
     pruning = Pruning(trial, "loss")
-    assert pruning(Started(0, 40, 1.0)) is None
-    answers = [pruning(Evaluated(step, 0.1, {"loss": 1.0 / step}, True)) for step in (10, 20, 40)]
-    assert answers == [None, Stop("pruned"), None] and pruning.pruned
-    assert trial.reports == [(0.1, 25), (0.05, 50), (0.025, 100)]
+    pruning(Started(0, 40, 1.0))
+    for step in (10, 20):
+        assert pruning(Stepped(step, 0.1, {})) is None
+        assert pruning(Evaluated(step, 0.1, {"loss": 1.0 / step}, True)) is None
+    assert pruning(Stepped(21, 0.1, {})) == Stop("pruned") and pruning.pruned
+    assert trial.reports == [(0.1, 25), (0.05, 50)]
+    ended = Pruning(Told(), "loss")
+    ended(Started(0, 10, 1.0))
+    ended(Evaluated(5, 0.1, {"loss": 1.0}, True))
+    ended(Evaluated(10, 0.1, {"loss": 1.0}, True))
+    assert not ended.pruned
+
+
+def test_the_loop_ends_where_a_trial_is_pruned(tmp_path: Path) -> None:
+    """Evaluated every second of 10 updates and pruned at the second time, behind update 4: update 5 is the last."""
+    config = configured(tmp_path, train={"max_steps": 10}, evaluate={"every_steps": 2})
+    pruning = Pruning(Told(), "loss")
+    stand = race(config, 1.0, fresh=True, heard=pruning)
+    assert stand is not None and pruning.pruned and (stand.step, stand.total) == (5, 10)
+
+
+def test_what_decides_is_something_that_the_task_has(tmp_path: Path) -> None:
+    """Macro-F1 for classes, the loss for texts and for numbers."""
+    assert metric_of(configured(tmp_path, evaluate={"choices": list(LABELS)})) == "macro_f1"
+    assert metric_of(configured(tmp_path)) == "loss"
+    assert metric_of(configured(tmp_path, task="classification", evaluate={"samples": 0})) == "macro_f1"
+    assert metric_of(configured(tmp_path, task="regression", evaluate={"samples": 0})) == "loss"
 
 
 def test_processes_share_a_store_and_another_recipe_is_refused(tmp_path: Path) -> None:

@@ -184,9 +184,10 @@ def default_store(output: Path) -> str:
 
 
 def metric_of(config: RunConfig) -> str:
-    """The metric that decides; the loss where it is none that every run has."""
+    """The metric that decides; the loss where the task has none of ``METRICS``."""
     wanted = deciding(config)
-    return wanted if wanted in METRICS else "loss"
+    known = {"accuracy", "macro_f1"} if config.evaluate.choices else set(config.task.metrics)
+    return wanted if wanted in METRICS and wanted in known else "loss"
 
 
 def objective(wanted: SearchWanted, listener: Listener) -> Callable[[Any], float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.core.errors import UserError
-from burnish.core.events import Action, Evaluated, Event, Started, Stop
+from burnish.core.events import Action, Evaluated, Event, Started, Stepped, Stop
 
 PRUNED = "pruned"
 HEARTBEAT, GRACE = 60, 300
@@ -90,6 +90,8 @@ def open_storage(url: str) -> Any:
 class Pruning:
     """Reports every evaluation of a trial to its study, and stops the loop where the pruner says so.
 
+    The loop is asked at its next update, since only then it listens.
+
     Args:
         trial: Of Optuna; anything with ``report`` and ``should_prune``.
         metric: What is reported.
@@ -105,14 +107,14 @@ class Pruning:
         """An event of the loop."""
         if isinstance(event, Started):
             self.total = event.total_steps
+        if isinstance(event, Stepped) and self.pruned:
+            return Stop(PRUNED)
         if not isinstance(event, Evaluated) or self.metric not in event.metrics:
             return None
         place = round(100 * event.step / max(1, self.total))
         self.values.append((place, event.metrics[self.metric]))
         self.trial.report(event.metrics[self.metric], place)
-        if place < 100 and self.trial.should_prune():
-            self.pruned = True
-            return Stop(PRUNED)
+        self.pruned = self.pruned or (place < 100 and bool(self.trial.should_prune()))
         return None
 
 

@@ -19,14 +19,14 @@ import numpy as np
 
 from burnish.compare.halving import Stop, survivors
 from burnish.compare.race import Stand
-from burnish.compare.results import turned
+from burnish.compare.results import NAMES, turned
+from burnish.compare.standings import settled, value_of
 from burnish.compare.statistics import METRICS, Estimate, Pair, Scored, estimate, resampled
 from burnish.compare.trials import Trial
 from burnish.evaluate.intervals import holm
 from burnish.evaluate.resample import Floats
 
 Kind = Literal["confirmed", "overturned", "undecided", "alone", "failed", "untested", "unfinished"]
-NAMES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "loss": "loss"}
 
 
 class Trials(Protocol):
@@ -145,7 +145,7 @@ def course(
     for stop in planned:
         _advance(trials, alive, stop.share, 0, racer, note)
         values = _values(alive, metric, racer)
-        kept = survivors(values, stop.kept, METRICS[settled(metric, racer)][1])
+        kept = survivors(values, stop.kept, METRICS[_metric(metric, racer)][1])
         if rule in values and rule not in kept:
             kept[-1] = rule
         alive = kept
@@ -168,20 +168,19 @@ def _advance(
             note(list(alive))
 
 
-def settled(metric: str, racer: Trials) -> str:
-    """The metric; the loss where the rows have no classes."""
+def _metric(metric: str, racer: Trials) -> str:
+    """The metric, settled on the rows of the first trial that there is."""
     first = next((s for seeds in racer.stands.values() for shares in seeds.values() for s in shares.values()), None)
-    return metric if metric in METRICS and (metric == "loss" or (first and first.scored.classes)) else "loss"
+    return settled(metric, first.scored if first else None)
 
 
 def _values(labels: Sequence[str], metric: str, racer: Trials) -> dict[str, float]:
     """Where the first seeds of trials stand now; those that failed are out."""
-    measure, found = METRICS[settled(metric, racer)][0], {}
+    found = {}
     for label in labels:
         shares = racer.stands.get(label, {}).get(0, {})
         if shares and label not in racer.failures:
-            scored = shares[max(shares)].scored
-            found[label] = float(measure(scored, np.ones((1, len(scored.ids))))[0])
+            found[label] = value_of(shares[max(shares)].scored, metric)
     return found
 
 
@@ -200,7 +199,7 @@ def decide(labels: Sequence[str], rule: str, finalists: Sequence[str], metric: s
         metric: What decides.
         racer: What was found.
     """
-    metric = settled(metric, racer)
+    metric = _metric(metric, racer)
     higher = METRICS[metric][1]
     rows = next((len(s.scored.ids) for one in racer.stands.values() for x in one.values() for s in x.values()), 0)
     weights = resampled(rows) if rows else np.empty((0, 0))
