@@ -133,7 +133,7 @@ def test_two_machines(home: Path) -> None:
 
 
 def test_another_attempt_goes_on_with_its_own_run_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is older than the launch is replaced only if `--force` was given; a checkpoint in it is no matter."""
+    """A folder that is older than the launch is replaced only if `--force` was given; its checkpoints are no matter."""
     recipe = written(tmp_path, "again")
     folder = tmp_path / "runs/again"
     (folder / "checkpoints/step-000002").mkdir(parents=True)
