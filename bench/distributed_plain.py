@@ -92,7 +92,7 @@ def main(folder: Path, engine: str, batch: int, updates: int) -> None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        float(loss)
+        loss.item()
         speeds.append(sum(map(len, rows)) / (time.perf_counter() - began))
     if rank == 0:
         (folder / "plain.json").write_text(json.dumps(speeds))

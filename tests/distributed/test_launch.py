@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from burnish.cli.launched import continued
 from tests.distributed.common import ROOT, free_port, job, numbers, same
 
-LIMIT = 240
+LIMIT = 600
 
 PLANTED = """
 import os, signal
@@ -129,6 +130,25 @@ def test_two_machines(home: Path) -> None:
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert first.stdout and not second.stdout.strip()
     assert (home / "runs/machines/report.html").is_file()
+
+
+def test_another_attempt_goes_on_with_its_own_run_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is older than the launch is replaced only if `--force` was given; its checkpoints are no matter."""
+    recipe = written(tmp_path, "again")
+    folder = tmp_path / "runs/again"
+    (folder / "checkpoints/step-000002").mkdir(parents=True)
+    (folder / "checkpoints/step-000002/manifest.json").touch()
+    (folder / "recipe.yaml").touch()
+    made = (folder / "recipe.yaml").stat().st_mtime
+    monkeypatch.setenv("BURNISH_ATTEMPT", "1")
+    monkeypatch.setenv("BURNISH_LAUNCHED", str(made + 1))
+    assert continued(["run", str(recipe), "--force"]) == ["run", str(recipe), "--force"]
+    monkeypatch.setenv("BURNISH_LAUNCHED", str(made - 1))
+    assert continued(["run", str(recipe), "--json"]) == ["resume", str(folder), "--json"]
+    (folder / "checkpoints/step-000002/manifest.json").unlink()
+    assert continued(["run", str(recipe)]) == ["run", str(recipe), "--force"]
+    monkeypatch.setenv("BURNISH_ATTEMPT", "0")
+    assert continued(["run", str(recipe)]) == ["run", str(recipe)]
 
 
 def test_json_is_the_main_process_alone(home: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from burnish.api import load_recipe
 from burnish.cli.main import call
 from burnish.compare.trials import Wanted, prepare
 from burnish.compare.variants import read_variants
@@ -96,6 +98,23 @@ def test_comparisons_make_their_runs_on_one_process(tmp_path: Path) -> None:
 def test_offload_that_an_engine_has_not(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`ddp` cannot offload `parameters`"):
         build(RunConfig, {**recipe(tmp_path), "distributed": {"engine": "ddp", "offload": "parameters"}})
+
+
+def test_offload_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = build(RunConfig, {**recipe(tmp_path), "distributed": {"engine": "zero3", "offload": "parameters"}})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no GPU here") as caught:
+        refuse(config, 2)
+    assert caught.value.where == "distributed.offload"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    refuse(config, 2)
+
+
+@pytest.mark.parametrize("name", ["several-gpus", "several-machines", "little-memory"])
+def test_ready_recipes_are_carried(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    check(load_recipe(name), Launch(8))
 
 
 def test_a_recipe_with_an_engine_says_how_it_is_started(tmp_path: Path) -> None:

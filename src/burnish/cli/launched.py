@@ -31,17 +31,23 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def continued(arguments: list[str]) -> list[str]:
-    """The command of another attempt: it resumes the run where that has a checkpoint, and begins it anew otherwise."""
+    """The command of another attempt: it resumes the run where that has a checkpoint, and begins it anew otherwise.
+
+    A folder from before the first attempt is another run's: that attempt ended before it made its own.
+    """
     from burnish.api import load_recipe
-    from burnish.train.distributed.launch import ATTEMPT
+    from burnish.train.distributed.launch import ATTEMPT, SINCE
+    from burnish.train.folder import RECIPE
 
     if not int(os.environ.get(ATTEMPT, "0")) or arguments[0] != "run":
         return arguments
-    options = [a for a in arguments[1:] if a == "--json"]
     words = [a for a in arguments[1:] if not a.startswith("--")]
     folder = load_recipe(words[0], words[1:]).folder
+    made = folder / RECIPE
+    if not made.is_file() or made.stat().st_mtime < float(os.environ[SINCE]):
+        return arguments
     if any((folder / "checkpoints").glob("step-*/manifest.json")):
-        return ["resume", str(folder), *options]
+        return ["resume", str(folder), *(a for a in arguments[1:] if a == "--json")]
     return [*arguments, *([] if "--force" in arguments else ["--force"])]
 
 

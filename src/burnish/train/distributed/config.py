@@ -14,7 +14,7 @@ OffloadName = Literal["none", "optimizer", "parameters"]
 OFFLOADS: dict[EngineName, tuple[OffloadName, ...]] = {
     "none": ("none",),
     "ddp": ("none",),
-    "fsdp2": ("none", "parameters"),
+    "fsdp2": ("none",),
     "zero1": ("none", "optimizer"),
     "zero2": ("none", "optimizer"),
     "zero3": ("none", "optimizer", "parameters"),
@@ -30,8 +30,8 @@ class DistributedConfig(Config):
     (DeepSpeed): the optimiser's moments, and the gradients too, lie in shares. `zero3` (DeepSpeed) and `fsdp2`
     (PyTorch): the weights too, the frozen ones included."""
     offload: OffloadName = "none"
-    """What waits in the host's memory while it is not needed: `optimizer` the moments and their update, `parameters`
-    the weights too. For GPUs; slower, and the result stays the same."""
+    """What waits in the host's memory while it is not needed: `optimizer` the moments and their update (ZeRO),
+    `parameters` the weights too (`zero3`). For GPUs; slower, and the result stays the same."""
     timeout_minutes: int = Field(120, ge=1)
     """How long one process waits for another, such as for the first one to read the data."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +164,3 @@ def broadcast_(tensors: Sequence[Tensor]) -> None:
     with torch.no_grad():
         for tensor in tensors:
             torch.distributed.broadcast(tensor.data, src=0)
-
-
-Settings = Mapping[str, Any]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from burnish.checkpoint.optimizer import load_state_tensors
@@ -29,14 +29,12 @@ class FullySharded(Engine):
 
     Args:
         group: The processes.
-        offload: Keep the shares in the host's memory.
     """
 
     sharded = True
 
-    def __init__(self, group: Group, *, offload: bool = False) -> None:
+    def __init__(self, group: Group) -> None:
         super().__init__(group)
-        self.offload = offload
         self.device = torch.device("cpu")
         self.module: Any = None
         self.parts: list[Any] = []
@@ -47,11 +45,10 @@ class FullySharded(Engine):
         broadcast_([parameter for _, parameter in trainable])
         self.device = device = trainable[0][1].device
         mesh = init_device_mesh(device.type, (self.group.size,))
-        policy = CPUOffloadPolicy() if self.offload else OffloadPolicy()
         self.module, self.parts = whole, [*layers_of(whole), whole]
         self._before = [(module, type(module), hooks_of(module)) for module in whole.modules()]
         for part in self.parts:
-            fully_shard(part, mesh=mesh, offload_policy=policy, ignored_params=_coded(part))
+            fully_shard(part, mesh=mesh, ignored_params=_coded(part))
             part.set_gradient_divide_factor(1.0)  # the loss is divided by the units of all processes already
             part.set_force_sum_reduction_for_comms(True)
 

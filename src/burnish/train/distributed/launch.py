@@ -27,6 +27,8 @@ PEER_LOST = 75
 """Exit code of a process that lost another: what it has to say is of no interest."""
 ATTEMPT = "BURNISH_ATTEMPT"
 """Variable that says how often the processes were started before."""
+SINCE = "BURNISH_LAUNCHED"
+"""Variable that says when they were started first, in seconds since 1970: an older run folder is not theirs."""
 INTERRUPTED = 130
 FINAL = (2, 3, INTERRUPTED)
 """Exit codes that another start would meet again: refused, stopped to protect the result, interrupted."""
@@ -109,8 +111,9 @@ def start(command: Sequence[str], launch: Launch, say: object = None) -> int:
     Raises:
         BurnishError: A process was killed or crashed.
     """
+    since = time.time()
     for attempt in range(launch.restarts + 1):
-        ended = Processes(command, launch, attempt).wait()
+        ended = Processes(command, launch, attempt, since).wait()
         if not ended.code or ended.code in FINAL or attempt == launch.restarts:
             break
         if callable(say):
@@ -147,11 +150,13 @@ class Processes:
         command: What Python is given.
         launch: How many, and where.
         attempt: How often they were started before.
+        since: When they were started first.
     """
 
     command: Sequence[str]
     launch: Launch
     attempt: int
+    since: float
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
     stopped: set[int] = field(default_factory=set)
 
@@ -175,6 +180,7 @@ class Processes:
             "WORLD_SIZE": str(self.launch.size),
             "LOCAL_WORLD_SIZE": str(self.launch.processes),
             ATTEMPT: str(self.attempt),
+            SINCE: str(self.since),
         }
         threads = str(max(1, usable_cores() // self.launch.processes))
         for local in range(self.launch.processes):

@@ -29,7 +29,7 @@ ENGINES: dict[EngineName, MakeEngine] = {
     "none": lambda group, config: Engine(group),
     "ddp": lambda group, config: DataParallel(group),
     **{name: partial(_zero, stage) for name, stage in ZERO.items()},
-    "fsdp2": lambda group, config: FullySharded(group, offload=config.distributed.offload == "parameters"),
+    "fsdp2": lambda group, config: FullySharded(group),
 }
 """Makes an engine for the processes of a run."""
 
