@@ -1,7 +1,7 @@
 """Forgetting on two tasks that have little in common: what is lost without any means, and what each means keeps.
 
 python recipes/forgetting/run.py --seeds 3              # both tasks, every means (`burnish tradeoff`)
-python recipes/forgetting/run.py headlines --seeds 1    # one of them
+python recipes/forgetting/run.py headlines --seeds 1 --arms replay,distill   # one task, two of the means
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; both by default")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", default=None, help="such as `replay,distill`; the plain recipe is always one")
     parser.add_argument("--home", type=Path, default=HERE.parents[1] / "runs/forgetting")
     parser.add_argument("overrides", nargs="*", help="changes of both recipes")
     given = parser.parse_intermixed_args(arguments)
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [one for one in [*given.tasks, *given.overrides] if "=" in one]
     headlines.write_headlines(given.home / "headlines.jsonl")
     for task in tasks:
-        weigh(task, given.home, given.seeds, overrides)
+        weigh(task, given.home, given.seeds, given.arms.split(",") if given.arms else None, overrides)
     summary = "\n\n".join(
         summary_of(one, given.home) for one in TASKS if (given.home / one / "tradeoff.json").is_file()
     )
@@ -58,10 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def weigh(task: str, home: Path, seeds: int, overrides: Sequence[str]) -> None:
+def weigh(task: str, home: Path, seeds: int, names: Sequence[str] | None, overrides: Sequence[str]) -> None:
     """`burnish tradeoff` of one task; runs that are finished are not repeated."""
     changed = [*overrides, *([f"data.train.path={home / 'headlines.jsonl'}"] if task == "headlines" else [])]
-    arms = [part for arm in ARMS for part in ("--arm", arm)]
+    wanted = [arm for arm in ARMS if names is None or arm.partition(":")[0] in names]
+    arms = [part for arm in wanted for part in ("--arm", arm)]
     command = ["tradeoff", str(HERE / f"{task}.yaml"), *changed, "--only", *arms, "--seeds", str(seeds)]
     code = call([*command, "--output", str(home / task)])
     if code:
