@@ -15,9 +15,13 @@ from burnish.train.config import RunConfig
 from burnish.train.distributed.ddp import BUCKET, buckets
 from burnish.train.distributed.engine import Engine, Whole
 from burnish.train.distributed.group import Group
+from burnish.train.folder import RunFolder
 from burnish.train.loop import settled
 from burnish.train.lr_range import range_test
-from tests.support.recipes import recipe
+from burnish.train.retention import FILE
+from burnish.train.score import Scorer
+from burnish.train.setup import set_up
+from tests.support.recipes import configured, recipe, write_rows
 
 
 def prepared() -> Engine:
@@ -81,6 +85,32 @@ def test_a_refusal_of_the_main_process_is_raised() -> None:
 
     with pytest.raises(UserError, match="no room"):
         Group().on_main(refuse)
+
+
+class Late(Group):
+    """A process that sees a file which the main one has written since it decided to."""
+
+    rank, size, met = 1, 2, 0
+
+    def of_main(self, value: object) -> object:  # type: ignore[override]
+        """The main process found no file."""
+        return False
+
+    def on_main(self, action: object) -> None:  # type: ignore[override]
+        """What the main process does, this one waits for."""
+        self.met += 1
+
+
+def test_a_process_that_is_late_goes_the_way_of_the_main_one(tmp_path: Path) -> None:
+    """The original's answers lie there already; the main process waits in the call behind which it wrote them."""
+    known = write_rows(tmp_path / "known.jsonl", [{"text": "the cat sat on the mat", "domain": "cats"}])
+    setup = set_up(configured(tmp_path, evaluate={"samples": 0, "retention": {"sources": str(known)}}))
+    retention, folder = Scorer(setup, []).retention, RunFolder(tmp_path / "run")
+    retention.before(folder)
+    assert (folder.path / FILE).is_file()
+    setup.engine.group = late = Late()
+    retention.before(folder)
+    assert late.met == 1
 
 
 def test_the_range_test_tries_the_same_updates_on_one_process(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ class Retention:
         if not self.config.on:
             return
         self._original = stored(folder, self.known.digest)
-        if self._original is None:
+        # the main process decides: another may see the file that the main one has just written
+        if not self.setup.engine.group.of_main(self._original is not None):
             tell(self.callbacks, Stage(f"scoring what the model knows: {self._size()}"))
             with self._untouched():
                 self._original = self.setup.engine.look(lambda: listen(self.view, self.rows))

@@ -204,7 +204,7 @@ def score_base(scorer: Scorer, folder: RunFolder) -> tuple[Evaluation, list[str]
     The model may hold a restored adapter only after this; a fresh one changes nothing yet.
     """
     known = stored_base(folder, scorer.held_out, scorer)
-    if known:
+    if scorer.setup.engine.group.of_main(known is not None) and known:
         return known
     base, samples = scorer.base(), scorer.samples()
     store_base(folder, base, samples)

@@ -47,6 +47,8 @@ class FullySharded(Engine):
         mesh = init_device_mesh(device.type, (self.group.size,))
         self.module, self.parts = whole, [*layers_of(whole), whole]
         self._before = [(module, type(module), hooks_of(module)) for module in whole.modules()]
+        for layer in self.parts[:-1]:
+            layer.register_forward_hook(_in_memory_of_its_own)
         for part in self.parts:
             fully_shard(part, mesh=mesh, ignored_params=_coded(part))
             part.set_gradient_divide_factor(1.0)  # the loss is divided by the units of all processes already
@@ -130,6 +132,13 @@ HOOKS = (
 def hooks_of(module: nn.Module) -> dict[str, set[int]]:
     """The keys of a module's hooks, by kind."""
     return {kind: set(getattr(module, kind)) for kind in HOOKS}
+
+
+def _in_memory_of_its_own(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+    """A layer's output, copied where it is a view (fused layers give one): were it changed in place by what comes next,
+    its weights would not be gathered again for the backward pass.
+    """
+    return output.clone() if isinstance(output, Tensor) and output._is_view() else None
 
 
 def _shared_out(value: Tensor, like: DTensor) -> DTensor:
