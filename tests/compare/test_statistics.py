@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from burnish.compare.statistics import METRICS, Scored, combined, estimate, pairs, resampled
+from burnish.evaluate.resample import Draws
 
 
 def run(predicted: list[int], true: list[int], losses: list[float] | None = None) -> Scored:
@@ -85,7 +86,7 @@ def test_alike_methods_do_not_differ_and_unlike_ones_do() -> None:
 def test_chance_alone_is_seldom_called_significant() -> None:
     """Forty times four methods that are the same but for chance: the corrected tests find a difference in about 5 % of
     the forty, and in fewer than 8 of them with a probability above 0.998 (binomial)."""
-    weights = resampled(120, seed=3)[:400]
+    weights = Draws(120, 400, seed=3)
     false = 0
     for trial in range(40):
         runs = {str(m): {s: drawn(0.6, 120, 1000 + 100 * trial + 10 * m + s) for s in range(3)} for m in range(4)}

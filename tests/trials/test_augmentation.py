@@ -42,7 +42,7 @@ def test_the_interval_holds_rows_and_seeds() -> None:
     mean, low, high = paired_difference(without, with_, seed=4, draws=40)
     draw, n = np.random.default_rng(4), 300
     weights = draw.multinomial(n, np.full(n, 1 / n), size=40)
-    seeds = draw.multinomial(2, [0.5, 0.5], size=40) / 2
+    seeds = np.random.default_rng((4, 1)).multinomial(2, [0.5, 0.5], size=40) / 2
     values = [
         sum(
             share * (f1_score(b.true, b.predicted, average="macro", sample_weight=w)

@@ -26,6 +26,7 @@ from burnish.compose.average import mean_of
 from burnish.compose.line import Line, line_between, line_of
 from burnish.core.errors import UserError
 from burnish.core.files import write_json
+from burnish.evaluate.resample import Draws
 from burnish.evaluate.run import evaluate
 from burnish.train.config import RunConfig
 from burnish.train.ema import averaged
@@ -102,7 +103,7 @@ class Judge:
         self.target = target
         self.meter: Meter | None = None
         self.settings = target.config.evaluate.model_copy(update={"metrics": ()})  # no texts are generated
-        self._weights: Any = None
+        self._weights: Draws | None = None
         self.metric = "loss"
 
     def measure_against_this(self) -> None:

@@ -16,6 +16,7 @@ from burnish.compare.statistics import METRICS, Estimate, Pair, Scored, estimate
 from burnish.compare.trials import Prepared
 from burnish.compare.variance import variance_shares
 from burnish.evaluate.intervals import holm
+from burnish.evaluate.resample import Draws
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def standings(
     """
     first = next((stand for label in candidates if (stand := racer.last(label))), None)
     metric = settled(metric, first.scored if first else None)
-    weights = resampled(len(first.scored.ids)) if first else np.empty((0, 0))
+    weights = resampled(len(first.scored.ids) if first else 0)
     keys = list(space.levels)
     lines = []
     for label, one in candidates.items():
@@ -210,7 +211,7 @@ def standings(
     )
 
 
-def _compared(lines: Sequence[Line], racer: Racer, metric: str, weights: Any) -> list[Line]:
+def _compared(lines: Sequence[Line], racer: Racer, metric: str, weights: Draws) -> list[Line]:
     """Every line beside the best one, on the rows and seeds of the last place that both came to."""
     best, found = lines[0].label, {}
     for line in lines[1:]:

@@ -23,7 +23,7 @@ from scipy.special import stdtr, stdtrit
 
 from burnish.evaluate.classification import macro_f1
 from burnish.evaluate.intervals import holm
-from burnish.evaluate.resample import Floats, confusions, multiplicities
+from burnish.evaluate.resample import Draws, Floats, Weights, confusions
 
 RESAMPLES = 2000
 LEVEL = 0.05
@@ -50,18 +50,18 @@ class Scored:
     classes: int = 0
 
 
-Metric = Callable[[Scored, Floats], Floats]
+Metric = Callable[[Scored, Weights], Floats]
 
 
-def _loss(run: Scored, weights_RN: Floats) -> Floats:
+def _loss(run: Scored, weights_RN: Weights) -> Floats:
     return (weights_RN @ (run.losses * run.counts)) / (weights_RN @ run.counts)
 
 
-def _accuracy(run: Scored, weights_RN: Floats) -> Floats:
-    return (weights_RN @ (run.true == run.predicted).astype(np.float64)) / weights_RN.sum(1)
+def _accuracy(run: Scored, weights_RN: Weights) -> Floats:
+    return (weights_RN @ (run.true == run.predicted).astype(np.float64)) / len(run.true)
 
 
-def _macro_f1(run: Scored, weights_RN: Floats) -> Floats:
+def _macro_f1(run: Scored, weights_RN: Weights) -> Floats:
     return macro_f1(confusions(run.true, run.predicted, run.classes, weights_RN))
 
 
@@ -88,12 +88,12 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high, "seeds": list(self.seeds)}
 
 
-def resampled(rows: int, seed: int = 0) -> Floats:
+def resampled(rows: int, seed: int = 0) -> Draws:
     """[R, N] how often each row is drawn in each resample; every run of a comparison sees the same draws."""
-    return multiplicities(rows, RESAMPLES, np.random.default_rng(seed))
+    return Draws(rows, RESAMPLES, seed)
 
 
-def estimate(runs: Sequence[Scored], metric: str, weights_RN: Floats, against: Sequence[Scored] = ()) -> Estimate:
+def estimate(runs: Sequence[Scored], metric: str, weights_RN: Draws, against: Sequence[Scored] = ()) -> Estimate:
     """A method's quality, or its difference to another's on the same seeds and rows.
 
     Args:
@@ -106,13 +106,13 @@ def estimate(runs: Sequence[Scored], metric: str, weights_RN: Floats, against: S
         With ``against`` the difference, whose ``p`` is two-sided.
     """
     measure = METRICS[metric][0]
-    whole = np.ones((1, weights_RN.shape[1]))
+    whole = np.ones((1, weights_RN.rows))
     seeds = np.array([float(measure(run, whole)[0]) for run in runs])
     draws = np.mean([measure(run, weights_RN) for run in runs], axis=0)
     if against:
         seeds = seeds - np.array([float(measure(run, whole)[0]) for run in against])
         draws = draws - np.mean([measure(run, weights_RN) for run in against], axis=0)
-    found = combined(seeds, float(draws.var(ddof=1)), weights_RN.shape[1])
+    found = combined(seeds, float(draws.var(ddof=1)), weights_RN.rows)
     least, most = ((-1.0, 1.0) if against else (0.0, 1.0)) if METRICS[metric][1] else (-np.inf, np.inf)
     return replace(found, low=max(found.low, least), high=min(found.high, most))  # a share stays a share
 
@@ -158,7 +158,7 @@ class Pair:
         }
 
 
-def pairs(runs: Mapping[str, Mapping[int, Scored]], metric: str, weights_RN: Floats) -> list[Pair]:
+def pairs(runs: Mapping[str, Mapping[int, Scored]], metric: str, weights_RN: Draws) -> list[Pair]:
     """Every method against every other, on the seeds that both have.
 
     Args:

@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
 from burnish.compare.halving import Stop, survivors
 from burnish.compare.race import Stand
 from burnish.compare.results import NAMES, turned
@@ -24,7 +22,7 @@ from burnish.compare.standings import settled, value_of
 from burnish.compare.statistics import METRICS, Estimate, Pair, Scored, estimate, resampled
 from burnish.compare.trials import Trial
 from burnish.evaluate.intervals import holm
-from burnish.evaluate.resample import Floats
+from burnish.evaluate.resample import Draws
 
 Kind = Literal["confirmed", "overturned", "undecided", "alone", "failed", "untested", "unfinished"]
 
@@ -202,7 +200,7 @@ def decide(labels: Sequence[str], rule: str, finalists: Sequence[str], metric: s
     metric = _metric(metric, racer)
     higher = METRICS[metric][1]
     rows = next((len(s.scored.ids) for one in racer.stands.values() for x in one.values() for s in x.values()), 0)
-    weights = resampled(rows) if rows else np.empty((0, 0))
+    weights = resampled(rows)
     lines = _lines(labels, finalists, metric, racer, weights)
     ended = [line for line in lines if line.finalist]
     if rule not in finalists:
@@ -218,7 +216,7 @@ def decide(labels: Sequence[str], rule: str, finalists: Sequence[str], metric: s
     return Verdict("confirmed" if whole else "undecided", rule, rule, metric, rows, lines, pairs)
 
 
-def _against(rule: str, finalists: Sequence[str], metric: str, racer: Trials, weights: Floats) -> tuple[Pair, ...]:
+def _against(rule: str, finalists: Sequence[str], metric: str, racer: Trials, weights: Draws) -> tuple[Pair, ...]:
     """Each other finalist minus the rule's, on the seeds that both have."""
     own, found = _ends(racer, rule), dict[str, Estimate]()
     for label in finalists:
@@ -231,7 +229,7 @@ def _against(rule: str, finalists: Sequence[str], metric: str, racer: Trials, we
 
 
 def _lines(
-    labels: Sequence[str], finalists: Sequence[str], metric: str, racer: Trials, weights: Floats
+    labels: Sequence[str], finalists: Sequence[str], metric: str, racer: Trials, weights: Draws
 ) -> tuple[Line, ...]:
     found = []
     for label in labels:

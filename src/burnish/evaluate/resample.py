@@ -8,11 +8,15 @@ makes rows hard for both cancels out (Koehn, 2004).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+MOST_NUMBERS = 8 << 20
+"""Numbers of draws that are held: 64 MB, which is 2,000 draws of 4,000 rows."""
 ENDS = (2.5, 97.5)
 """Percentiles between which 95 % of the draws lie (Efron, 1979)."""
 
@@ -29,7 +33,42 @@ def multiplicities(rows: int, draws: int, generator: np.random.Generator) -> Flo
     return generator.multinomial(rows, np.full(rows, 1 / rows), size=draws).astype(np.float64)
 
 
-def confusions(true: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, weights_SN: Floats) -> Floats:
+@dataclass(frozen=True)
+class Draws:
+    """How often each of N rows comes up in each of S draws: [S, N] on the left of a product, made some draws at a time.
+
+    Attributes:
+        rows: N.
+        draws: S.
+        seed: The same one draws the same rows.
+    """
+
+    rows: int
+    draws: int
+    seed: int = 0
+
+    def __matmul__(self, values: Floats) -> Floats:
+        """[S] or [S, K] weighted sums of [N] or [N, K] values."""
+        return np.concatenate([weights @ values for weights in self._blocks()])
+
+    def _blocks(self) -> Iterator[Floats]:
+        if self.rows * self.draws <= MOST_NUMBERS:
+            yield self._whole
+            return
+        generator, step = np.random.default_rng(self.seed), max(1, MOST_NUMBERS // self.rows)
+        for start in range(0, self.draws, step):
+            yield multiplicities(self.rows, min(step, self.draws - start), generator)
+
+    @cached_property
+    def _whole(self) -> Floats:
+        return multiplicities(self.rows, self.draws, np.random.default_rng(self.seed))
+
+
+Weights = Floats | Draws
+"""[S, N] how often each row counts."""
+
+
+def confusions(true: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, weights_SN: Weights) -> Floats:
     """[S, K, K] the confusion matrix of every draw of rows, true class by predicted class."""
     cells = np.zeros((len(true), classes**2))
     cells[np.arange(len(true)), true * classes + predicted] = 1.0

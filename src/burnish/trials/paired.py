@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from burnish.core.errors import UserError
 from burnish.evaluate.classification import macro_f1
-from burnish.evaluate.resample import confusions, ends, multiplicities
+from burnish.evaluate.resample import Draws, Weights, confusions, ends, multiplicities
 
 Cells = NDArray[np.int64]
 RESAMPLES = 1000
@@ -47,7 +47,7 @@ class Answers:
         numbers = [np.asarray([place[name] for name in names], dtype=np.int64) for names in (true, predicted)]
         return cls(labels, numbers[0], numbers[1], tuple(str(row["id"]) for row in rows))
 
-    def confusions(self, weights_SN: NDArray[np.float64]) -> NDArray[np.float64]:
+    def confusions(self, weights_SN: Weights) -> NDArray[np.float64]:
         """[S, K, K] the confusion matrix of every draw of rows."""
         return confusions(self.true, self.predicted, len(self.labels), weights_SN)
 
@@ -82,12 +82,11 @@ def paired_difference(
     rows = without[0].ids
     if any(answers.ids != rows for answers in (*without, *with_)) or len(without) != len(with_):
         raise UserError("the runs were scored on different rows, so that they cannot be compared", fix="run them again")
-    generator = np.random.default_rng(seed)
-    weights = multiplicities(len(rows), draws, generator)
+    weights = Draws(len(rows), draws, seed)
     differences = np.stack(
         [macro_f1(b.confusions(weights)) - macro_f1(a.confusions(weights)) for a, b in zip(without, with_, strict=True)]
     )
-    seeds = multiplicities(len(without), draws, generator) / len(without)
+    seeds = multiplicities(len(without), draws, np.random.default_rng((seed, 1))) / len(without)
     values = (seeds * differences.T).sum(1)
     mean = float(np.mean([b.macro_f1 - a.macro_f1 for a, b in zip(without, with_, strict=True)]))
     return mean, *ends(values)
