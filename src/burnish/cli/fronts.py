@@ -53,7 +53,8 @@ def show_table(console: Console, table: Table) -> None:
         console = Console(file=console.file, width=WIDE, highlight=False)
     shown = Shown(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for number, name in enumerate(table.header):
-        shown.add_column(name.strip(), justify="left" if number == 0 or name in LEFT else "right", no_wrap=True)
+        words = name in LEFT  # sentences give way, numbers are shown whole
+        shown.add_column(name.strip(), justify="left" if number == 0 or words else "right", no_wrap=not words)
     for cells, taken in table.rows:
         shown.add_row(*(Text(cell, style="bold green" if taken else "") for cell in cells))
     console.print(shown)

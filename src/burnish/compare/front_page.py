@@ -15,7 +15,8 @@ from burnish.compare.words import DASH, arrow
 from burnish.core.files import write_atomic
 
 HERE = Path(__file__).parent
-LEFT = ("stands", "against the best")
+CHANGES = "changes of the recipe"
+LEFT = ("stands", "against the best", CHANGES)
 
 
 @dataclass(frozen=True)

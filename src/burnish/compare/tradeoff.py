@@ -12,7 +12,7 @@ import numpy as np
 from burnish.compare.afterwards import option_json
 from burnish.compare.arms import PLAIN
 from burnish.compare.front import Advice, Option, Place, advise, places
-from burnish.compare.front_page import Table, caption, table_of, write_page
+from burnish.compare.front_page import CHANGES, Table, caption, table_of, write_page
 from burnish.compare.outcome import Outcome
 from burnish.compare.plane import draw
 from burnish.compare.retained import read_retained
@@ -91,7 +91,7 @@ class Tradeoff:
             self.advice,
             first="arm",
             facts={label: (*cells, " ".join(self.overrides[label])) for label, cells in facts.items()},
-            fact_names=("training", "changes of the recipe"),
+            fact_names=("training", CHANGES),
         )
 
     @property
