@@ -67,6 +67,8 @@ def show(found: Outlook, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from burnish.plan.traffic import sent
+
     plan = found.memory
     engine = f"; {plan.engine.name}, {plan.engine.processes} devices" if plan.engine.name != "none" else ""
     console.print(f"[bold]{found.name}[/bold]", soft_wrap=True)
@@ -80,6 +82,9 @@ def show(found: Outlook, console: Console) -> None:
         words = ", ".join(f"{part} {_gib(size)}" for size, part in parts)
         table.add_row(phase.name, _gib(phase.total), words, style="bold" if phase is plan.highest else None)
     console.print(table)
+    if plan.engine.processes > 1:
+        told = _gib(sent(found.whole, plan.engine))
+        console.print(f"[dim]each device sends {told} GiB in an update of one micro-batch a device[/dim]")
     if plan.host:
         console.print(f"[dim]in the host's memory besides: {_gib(plan.host)} GiB[/dim]")
     verdict = "fits" if found.fits else "does not fit"

@@ -5,6 +5,7 @@ Shapes: R rows of an update, P processes.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,28 +32,36 @@ class Share:
     def of(self, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of an update that are this process's, in their order.
 
-        The longest row goes first, each to the process with the fewest tokens so far (Graham, 1969), among those that
-        still have room: the numbers of rows differ by one at most. A function of rows and lengths alone, so every
-        process knows the shares of all.
+        A function of rows and lengths alone, so every process knows the shares of all.
 
         Args:
             rows: [R] row numbers.
             lengths: Tokens of each row of the table.
         """
-        if self.size == 1:
-            return rows
-        room = -(-len(rows) // self.size)
-        tokens, counts, mine = [0] * self.size, [0] * self.size, []
-        spare = len(rows) - (room - 1) * self.size  # so many processes may take the last row of an uneven number
-        for place in np.argsort(-lengths[rows], kind="stable").tolist():
-            open_to = [r for r in range(self.size) if counts[r] < room - 1 or (counts[r] < room and spare > 0)]
-            taker = min(open_to, key=lambda r: (tokens[r], counts[r], r))
-            counts[taker] += 1
-            spare -= counts[taker] == room
-            tokens[taker] += int(lengths[rows[place]])
-            if taker == self.rank:
-                mine.append(place)
-        return rows[sorted(mine)]
+        return rows if self.size == 1 else rows[takers(lengths[rows], self.size) == self.rank]
+
+
+def takers(tokens: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """[R] the process that each row goes to.
+
+    The longest row goes first, each to the process with the fewest tokens so far (Graham, 1969), among those that
+    still have room: the numbers of rows differ by one at most.
+
+    Args:
+        tokens: [R] of each row.
+        size: P.
+    """
+    room = -(-len(tokens) // size)
+    spare = len(tokens) - (room - 1) * size  # so many processes may take the last row of an uneven number
+    found, waiting = np.zeros(len(tokens), dtype=np.int64), [(0, 0, rank) for rank in range(size)]
+    for place in np.argsort(-tokens, kind="stable").tolist():
+        while waiting[0][1] == room - 1 and not spare:  # its room is taken, and stays so
+            heapq.heappop(waiting)
+        load, count, rank = heapq.heappop(waiting)
+        found[place], spare = rank, spare - (count + 1 == room)
+        if count + 1 < room:
+            heapq.heappush(waiting, (load + int(tokens[place]), count + 1, rank))
+    return found
 
 
 class Steps(Protocol):
