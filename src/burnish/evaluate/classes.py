@@ -125,5 +125,5 @@ def probabilities(
         [e.id for e in examples], [r for r in rows if isinstance(r, Rendered)], named * len(rows), named
     )
     layout = "packed" if supports_packing(loaded.model) else "bucketed"
-    view = View(loaded, layout, batch_tokens(loaded.model.device), nullcontext)  # type: ignore[arg-type]
+    view = View(loaded, layout, batch_tokens(loaded), nullcontext)  # type: ignore[arg-type]
     return np.exp(score_classes(view, table)[1])

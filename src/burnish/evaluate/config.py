@@ -75,7 +75,8 @@ class EvaluateConfig(Config):
     every_steps: int | None = Field(None, ge=1)
     """Score the validation rows after this many updates. Without it: ten times in a run. The end is always scored."""
     batch_tokens: int | None = Field(None, ge=1)
-    """Tokens of one forward pass while scoring; speed and memory only. Without it 1,024 on a CPU, 16,384 on a GPU."""
+    """Tokens of one forward pass while scoring; speed and memory only. Without it 1,024 on a CPU (for an encoder
+    4,096), 16,384 on a GPU."""
     speed: bool = False
     """Measure latency and throughput of the tuned model at batch sizes 1 and 32 at the end of a run, some seconds more.
     Only for models that choose one of several classes. `burnish evaluate` measures it unasked, of generation too."""

@@ -21,14 +21,19 @@ Progress = Callable[[int], None]
 ALONE = Deal()
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Tokens of a forward pass. On a CPU activations should stay in its caches: 1,024 are a quarter faster than 4,096."""
+ENCODER_TOKENS = 4096
+"""On a CPU for an encoder with a head, whose layers are narrow: 494 rows a second of MiniLM, with 1,024 tokens 462."""
 
 WINDOW = 1 << 14
 """Rows that are sorted by length and cut into passes at a time, so that what is held does not grow with all rows."""
 
 
-def batch_tokens(device: torch.device) -> int:
-    """Tokens of one forward pass on this kind of device."""
-    return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cuda"])
+def batch_tokens(loaded: Loaded) -> int:
+    """Tokens of one forward pass of a model where it is."""
+    kind = loaded.model.device.type
+    if kind == "cpu" and loaded.kind == "encoder":
+        return ENCODER_TOKENS
+    return BATCH_TOKENS.get(kind, BATCH_TOKENS["cuda"])
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def _settings(loaded: Loaded) -> RenderConfig:
 
 def _view(loaded: Loaded) -> View:
     layout = "packed" if supports_packing(loaded.model) else "bucketed"
-    return View(loaded, layout, batch_tokens(loaded.model.device), nullcontext)  # type: ignore[arg-type]
+    return View(loaded, layout, batch_tokens(loaded), nullcontext)  # type: ignore[arg-type]
 
 
 def _rows(renderer: LabelledRenderer, examples: Sequence[Example]) -> HeadRows:

@@ -157,7 +157,7 @@ def view_of(config: RunConfig, loaded: Loaded) -> View:
     return View(
         loaded=loaded,
         layout=layout,
-        batch_tokens=config.evaluate.batch_tokens or batch_tokens(loaded.model.device),
+        batch_tokens=config.evaluate.batch_tokens or batch_tokens(loaded),
         autocast=lambda: precision.context(loaded.model.device),
         decoder_start_id=decoder_start(loaded),
     )

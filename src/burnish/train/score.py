@@ -77,7 +77,7 @@ class Scorer:
         return View(
             loaded=setup.loaded,
             layout=setup.layout,
-            batch_tokens=setup.config.evaluate.batch_tokens or batch_tokens(setup.device),
+            batch_tokens=setup.config.evaluate.batch_tokens or batch_tokens(setup.loaded),
             autocast=lambda: setup.precision.context(setup.device),
             decoder_start_id=decoder_start(setup.loaded),
             deal=Scoring(setup.engine) if setup.engine.group.size > 1 else Deal(),
