@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from burnish.core.errors import UserError
 from burnish.data import cache, decode, tokens
 from burnish.data.config import DataConfig
 from burnish.data.example import Example
+from burnish.data.formats import Converted
 from burnish.data.keys import KeyBook
 from burnish.data.names import RowNames
 from burnish.data.prepare import Prepared, prepare
 from burnish.data.select import Selection
-from burnish.data.streams import Opened
+from burnish.data.streams import Opened, Reread, some_of
 from burnish.data.table import ARRAYS
 from burnish.data.tally import SAMPLE
 from burnish.data.writer import TableWriter
@@ -350,3 +351,22 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=True)
     few, many = json.loads(answer.stdout.splitlines()[-1])
     assert many - few < 25_000, (few, many)
+
+
+def test_some_examples_are_read_in_one_pass(tmp_path: Path) -> None:
+    """Rows 7, 2 and 7 again of 20 training rows: the order asked for, one pass over the file, and none behind row 7."""
+    rows = [{"prompt": f"Q{i}:", "completion": f" {i}"} for i in range(20)]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    config = DataConfig.model_validate({"train": str(path), "split": {"validation": 0}})
+    examples = prepare(config, tiny_tokenizer(), "causal", 0, chunk=5).examples["train"]
+    assert isinstance(examples, Reread)
+    passes, read = examples.chunks, list[int]()
+
+    def counted() -> Iterator[Converted]:
+        for converted in passes():
+            read.append(len(converted.examples))
+            yield converted
+
+    found = some_of(Reread(counted, examples.numbers), [7, 2, 7])
+    assert [e.prompt_text for e in found] == ["Q7:", "Q2:", "Q7:"] and read == [5, 5]
+    assert some_of(["a", "b"], [1]) == ["b"] and some_of(examples, []) == []  # type: ignore[list-item, comparison-overlap]

@@ -169,6 +169,15 @@ class Joined(Sequence[Example]):
         return self.first[place] if place < border else self.second[place - border]
 
 
+def some_of(examples: Sequence[Example], rows: Sequence[int]) -> list[Example]:
+    """Examples by their numbers, in the order given; those that are read from files again are read in one pass."""
+    if not isinstance(examples, (Reread, Joined)):
+        return [examples[row] for row in rows]
+    wanted = set(rows)
+    found = {i: e for i, e in enumerate(islice(examples, max(wanted, default=-1) + 1)) if i in wanted}
+    return [found[row] for row in rows]
+
+
 def short_names(files: Sequence[str]) -> dict[str, str]:
     """Files by their path below the folder that all of them share; names that are no paths stay as they are."""
     paths = sorted({f for f in files if os.path.isabs(f)})

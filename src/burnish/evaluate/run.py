@@ -13,6 +13,7 @@ from burnish.data.example import Example
 from burnish.data.labelled import LabelledRenderer
 from burnish.data.own_classes import OwnClassesRenderer
 from burnish.data.render import Renderer
+from burnish.data.streams import some_of
 from burnish.data.table import TokenTable
 from burnish.evaluate.choices import Numbers, Question, Scores, questions, score_rows, true_choices, work
 from burnish.evaluate.classes import score_classes
@@ -105,9 +106,7 @@ class Split:
         """Some of the rows, in the order given."""
         asked = [self.asked[r] for r in rows] if self.asked else ()
         true = self.true[list(rows)] if self.choices else self.true
-        return replace(
-            self, table=self.table.take(rows), examples=[self.examples[r] for r in rows], asked=asked, true=true
-        )
+        return replace(self, table=self.table.take(rows), examples=some_of(self.examples, rows), asked=asked, true=true)
 
     def work(self, view: View) -> int:
         """Units of progress that scoring reports."""
