@@ -66,17 +66,18 @@ def test_a_teacher_is_a_copy_where_the_base_is_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "sections",
+    ("sections", "within"),
     [
-        {"regularizers": [{"kind": "distill", "positions": "all"}]},
-        {"regularizers": [{"kind": "distill", "on": "both", "rows": 4, "max_length": 64}]},
-        {"data": {"replay": {"ratio": 0.5}}},
+        ({"regularizers": [{"kind": "distill", "positions": "all"}]}, 0.02),
+        ({"regularizers": [{"kind": "distill", "on": "both", "rows": 4, "max_length": 64}]}, 0.02),
+        ({"data": {"replay": {"ratio": 0.5}}}, 0.04),
     ],
     ids=["distill", "general", "replay"],
 )
-def test_the_pass_is_that_of_the_real_run(tmp_path: Path, sections: dict[str, Any]) -> None:
+def test_the_pass_is_that_of_the_real_run(tmp_path: Path, sections: dict[str, Any], within: float) -> None:
     """A ledger over the run's own micro-batches, those of the task, general and replayed ones, counts what the plan
-    counts, within 4 %: the heaviest is the one with most places, and one with more labels may take a little more."""
+    counts, within 2 %, with replayed rows 4 %: the heaviest is the one with most places, and one with more labels may
+    take a little more."""
     setup = set_up(config_of(tmp_path, **sections))
     job = make_job(setup, Scorer(setup, []), RunFolder(tmp_path / "none"))
     batches = [to_device(batch, job.device) for step in range(6) for batch in (*job.updates[step], *job.further(step))]
@@ -94,7 +95,7 @@ def test_the_pass_is_that_of_the_real_run(tmp_path: Path, sections: dict[str, An
     found = footprint_of(sketch(tmp_path, **sections))
     if more_batches(setup.config):  # the plan counts those gradients too
         peaks = [peak + found.gradients for peak in peaks]
-    assert found.activations + found.working == pytest.approx(max(peaks), rel=0.04)
+    assert found.activations + found.working == pytest.approx(max(peaks), rel=within)
 
 
 def test_replayed_rows_may_be_the_heaviest(tmp_path: Path) -> None:
