@@ -66,12 +66,13 @@ static inline uint32_t mix(uint32_t x) {
 
 #define STEP 0x9E3779B9u
 static inline uint32_t row_key(const Dropout *d, uint32_t row) { return mix(d->low ^ mix(row * STEP + d->high)); }
-/* A row's key is mixed well, so one round is enough for what tells its columns apart. */
-static inline float kept(const Dropout *d, uint32_t key, uint32_t column) {
+/* A row's key is mixed well, so one round is enough for what tells its columns apart. The two numbers are handed over by
+   value: read through the pointer in the loop, they would keep it from being vectorised. */
+static inline float kept(uint32_t threshold, float grown, uint32_t key, uint32_t column) {
     uint32_t x = key + column * STEP;
     x ^= x >> 16;
     x *= 0x7FEB352Du;
-    return (x ^ x >> 15) >= d->threshold ? d->grown : 0.0f;
+    return (x ^ x >> 15) >= threshold ? grown : 0.0f;
 }
 
 /* erf to 1.5e-7 (Abramowitz & Stegun, 7.1.26), from e = exp(-x^2). */
