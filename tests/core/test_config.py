@@ -104,6 +104,15 @@ def test_yaml_numbers_and_double_keys(tmp_path: Path) -> None:
     assert caught.value.where == f"{path}:3:3"
 
 
+@pytest.mark.parametrize("word", ["on", "off", "yes", "no", "y", "N"])
+def test_words_that_yaml_1_1_takes_for_true_or_false_stay_words(tmp_path: Path, word: str) -> None:
+    """`on: general` is the setting `on`, and `choices: [yes, no]` are two words; YAML 1.1 reads true and false."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{word}: [{word}, true, False]\n")
+    assert read_yaml(path) == {word: [word, True, False]}
+    assert apply_overrides({}, [f"a=[{{{word}: {word}}}]"]) == {"a": [{word: word}]}
+
+
 def test_yaml_builds_plain_values_only(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("a: !!python/object/apply:os.getcwd []\n")

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from burnish.adapters.registry import METHODS
-from burnish.core.config import apply_overrides, build
+from burnish.core.config import apply_overrides, build, parse_value
 from burnish.core.errors import UserError
 from burnish.train.config import RunConfig
 
@@ -136,6 +136,6 @@ def _rate(text: str, label: str) -> float:
 
 def _value(text: str, setting: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_value(text)
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"the value of `{setting}` is not valid YAML", where="--methods", fix="quote it") from None

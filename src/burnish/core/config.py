@@ -42,7 +42,7 @@ def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the {what} cannot be read: {error}", where=str(path), fix="name a UTF-8 YAML file") from None
     try:
-        value = _load(text)
+        value = parse_value(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__
         mark = getattr(error, "problem_mark", None)
@@ -53,8 +53,13 @@ def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
     return value
 
 
-def _load(text: str) -> Any:
-    """The one value that YAML text holds, unless its aliases unfold to more values than a recipe can mean."""
+def parse_value(text: str) -> Any:
+    """The one value that YAML text holds, unless its aliases unfold to more values than a recipe can mean.
+
+    Raises:
+        ValueError: They do.
+        yaml.YAMLError: The text is no YAML.
+    """
     loader = _UniqueKeys(text)
     try:
         node = loader.get_single_node()
@@ -91,6 +96,14 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 reads `on`, `off`, `yes`, `no` as true and false, also as a key (`on: general`) and as a choice
+# (`[yes, no]`); YAML 1.2 reads words. Where a setting is true or false, these words still say so.
+_BOOL = "tag:yaml.org,2002:bool"
+_UniqueKeys.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != _BOOL]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_UniqueKeys.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 # YAML 1.1 reads `1e-4` as a string; every user means the number.
 _UniqueKeys.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -119,7 +132,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         for depth, name in enumerate(parents):
             target = _descend(target, name, ".".join(parents[: depth + 1]), override)
         try:
-            target[_key(target, last, key.strip(), override)] = _load(text)
+            target[_key(target, last, key.strip(), override)] = parse_value(text)
         except (yaml.YAMLError, RecursionError, ValueError):
             raise UserError(f"the value of `{override}` is not valid YAML", fix="quote the value") from None
     return result
