@@ -42,7 +42,7 @@ def sketch(folder: Path, **sections: Any) -> Sketch:
         ({"method": "lora"}, {"kind": "ewc", "fisher": "factored"}, 4 * SIDES),
         ({"method": "lora"}, {"kind": "ewc"}, 4 * MAPS),
         ({"method": "full"}, {"kind": "ewc"}, 8 * 32_928),
-        ({"method": "lora"}, {"kind": "distill"}, 0),
+        ({"method": "lora"}, {"kind": "distill", "on": "task"}, 0),
     ],
 )
 def test_what_is_held_of_the_original_by_hand(
@@ -59,16 +59,16 @@ def test_what_is_held_of_the_original_by_hand(
 def test_a_teacher_is_a_copy_where_the_base_is_trained(tmp_path: Path) -> None:
     """With full tuning it takes what the weights take; from a cache nothing."""
     full = {"method": "full"}
-    found = footprint_of(sketch(tmp_path, adapter=full, regularizers=["distill"]))
+    found = footprint_of(sketch(tmp_path, adapter=full, regularizers=[{"kind": "distill", "on": "task"}]))
     assert found.held == found.weights > 4 * 32_000
-    cached = {"kind": "distill", "cache": str(tmp_path / "cache")}
+    cached = {"kind": "distill", "on": "task", "cache": str(tmp_path / "cache")}
     assert footprint_of(sketch(tmp_path, adapter=full, regularizers=[cached])).held == 0
 
 
 @pytest.mark.parametrize(
     ("sections", "within"),
     [
-        ({"regularizers": [{"kind": "distill", "positions": "all"}]}, 0.02),
+        ({"regularizers": [{"kind": "distill", "on": "task", "positions": "all"}]}, 0.02),
         ({"regularizers": [{"kind": "distill", "on": "both", "rows": 4, "max_length": 64}]}, 0.02),
         ({"data": {"replay": {"ratio": 0.5}}}, 0.04),
     ],

@@ -75,7 +75,7 @@ def test_a_cache_gives_what_a_second_model_gives(tmp_path: Path) -> None:
     """
     found = []
     for entry in ({}, {"cache": str(tmp_path / "cache"), "top_k": 383}):
-        setup = made("llama", "full", [{"kind": "distill", **entry}])
+        setup = made("llama", "full", [{"kind": "distill", "on": "task", **entry}])
         job = job_of(setup)
         shake(setup)
         found.append(first_update(job))
@@ -85,11 +85,11 @@ def test_a_cache_gives_what_a_second_model_gives(tmp_path: Path) -> None:
         scale = float(gradient.abs().max())
         torch.testing.assert_close(theirs[name] / scale, gradient / scale, rtol=0, atol=1e-4)
     written = (tmp_path / "cache" / "ids.npy").stat().st_mtime_ns
-    again = made("llama", LORA, [{"kind": "distill", "cache": str(tmp_path / "cache"), "top_k": 383}])
+    again = made("llama", LORA, [{"kind": "distill", "on": "task", "cache": str(tmp_path / "cache"), "top_k": 383}])
     assert (tmp_path / "cache" / "ids.npy").stat().st_mtime_ns == written and again.regularizing.terms
     with pytest.raises(UserError, match="another top_k"):
-        made("llama", LORA, [{"kind": "distill", "cache": str(tmp_path / "cache"), "top_k": 8}])
-    few = made("llama", "full", [{"kind": "distill", "cache": str(tmp_path / "few"), "top_k": 4}])
+        made("llama", LORA, [{"kind": "distill", "on": "task", "cache": str(tmp_path / "cache"), "top_k": 8}])
+    few = made("llama", "full", [{"kind": "distill", "on": "task", "cache": str(tmp_path / "few"), "top_k": 4}])
     job = job_of(few)
     shake(few)
     assert 0 < first_update(job)[1]["distill"] < parts["distill"]
@@ -125,7 +125,8 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("weight", {"regularizers": [{"kind": "l2_sp", "weight": 0}]}, "greater than 0"),
     ("other's", {"regularizers": [{"kind": "l2_sp", "temperature": 2}]}, "unknown key"),
     ("top_k", {"regularizers": [{"kind": "distill", "top_k": 8}]}, "`top_k` belongs to `cache`"),
-    ("general", {"regularizers": [{"kind": "distill", "data": "x.txt"}]}, "are for general texts"),
+    ("general", {"regularizers": [{"kind": "distill", "on": "task", "data": "x.txt"}]}, "are for general texts"),
+    ("places", {"regularizers": [{"kind": "distill", "positions": "all"}]}, "is for the task's rows"),
     ("cached", {"regularizers": [{"kind": "distill", "on": "both", "cache": "x"}]}, "the task's rows only"),
 ]
 
@@ -141,7 +142,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, sections: dict[str, Any
     [
         ("bert", {"kind": "distill", "temperature": 2.0}, "compares words, and this task has a new head"),
         ("llama", {"kind": "distill", "distance": "cosine"}, "held by the words"),
-        ("llama", {"kind": "distill", "cache": "CACHE", "top_k": 384}, "the whole vocabulary"),
+        ("llama", {"kind": "distill", "on": "task", "cache": "CACHE", "top_k": 384}, "the whole vocabulary"),
     ],
 )
 def test_what_does_not_fit_is_refused(model: str, entry: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_packed_weights_have_no_fisher_information_and_are_distilled_all_the_sam
     values["model"] = {"path": values["model"], "quantization": "nf4"}
     with pytest.raises(UserError, match="packed into few bits"):
         set_up(build(RunConfig, {**values, "regularizers": "ewc"}))
-    setup = set_up(build(RunConfig, {**values, "regularizers": ["distill", "l2_sp"]}))
+    setup = set_up(build(RunConfig, {**values, "regularizers": [{"kind": "distill", "on": "task"}, "l2_sp"]}))
     job = job_of(setup)
     assert first_update(job)[1]["distill"] == 0.0
     shake(setup)

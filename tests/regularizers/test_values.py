@@ -192,7 +192,7 @@ def test_distillation_from_a_second_model(model: str, adapter: Any, divergence: 
 
     Dropout of base and adapters is on: ours has the masks of the shared forward pass, theirs none.
     """
-    entry = {"kind": "distill", "divergence": divergence, "temperature": 2.0, "positions": "all"}
+    entry = {"kind": "distill", "on": "task", "divergence": divergence, "temperature": 2.0, "positions": "all"}
     setup = made(model, adapter, [entry])
     for module in setup.loaded.model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -222,7 +222,7 @@ def test_distillation_from_a_second_model(model: str, adapter: Any, divergence: 
 def test_with_a_new_head_its_vectors_are_compared(how: str, distance: str) -> None:
     """A deep copy's hidden states, pooled by hand."""
     task = {"kind": "classification", "pooling": how}
-    setup = made("bert", LORA, [{"kind": "distill", "distance": distance}], task=task, batches={"layout": "padded"})
+    setup = made("bert", LORA, [{"kind": "distill", "on": "task", "distance": distance}], task=task, batches={"layout": "padded"})
     second = copy.deepcopy(setup.loaded.model).eval()
     second.burnish_attachments.switch.active = ()  # type: ignore[union-attr]
     shake(setup)

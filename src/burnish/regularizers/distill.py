@@ -42,9 +42,9 @@ class DistillConfig(RegularizerConfig):
 
     kind: Literal["distill"] = "distill"
     """The name of the regularizer."""
-    on: Literal["task", "general", "both"] = "task"
-    """Which rows: the task's own, which cost no further forward pass with gradients; general texts, which hold the
-    model where the task's rows do not reach; or both, a term each."""
+    on: Literal["task", "general", "both"] = "general"
+    """Which rows: general texts, which hold the model where the task's rows do not reach; the task's own, which cost no
+    further forward pass with gradients, but pull against what is learnt there; or both, a term each."""
     divergence: DivergenceName = "forward"
     """`forward`: KL(original, tuned), which wants all that the original finds likely; `reverse`: KL(tuned, original),
     which wants nothing else; `js`: Jensen-Shannon, between both."""
@@ -57,7 +57,7 @@ class DistillConfig(RegularizerConfig):
     data: str | None = None
     """General texts: a text file with an empty line between texts, or JSONL rows with a field `text`. Without it those
     that come with Burnish. A file that the run is measured on is refused."""
-    rows: int = Field(8, ge=1)
+    rows: int = Field(1, ge=1)
     """General texts of each update."""
     max_length: int = Field(128, ge=2)
     """Tokens after which a general text is cut."""
@@ -70,9 +70,11 @@ class DistillConfig(RegularizerConfig):
     @model_validator(mode="after")
     def _sensible(self) -> DistillConfig:
         if self.cache is not None and self.on != "task":
-            raise ValueError("`cache` holds the task's rows only; use `on: task`, or leave it out")
+            raise ValueError("`cache` holds the task's rows only: use `on: task` with it, or leave it out")
         if self.changed("top_k") and self.cache is None:
             raise ValueError("`top_k` belongs to `cache`; without one whole distributions are compared")
+        if self.on == "general" and self.changed("positions"):
+            raise ValueError("`positions` is for the task's rows: use `on: task` or `on: both`")
         if self.on == "task" and self.changed("data", "rows", "max_length"):
             raise ValueError("`data`, `rows` and `max_length` are for general texts: use `on: general` or `on: both`")
         return self
