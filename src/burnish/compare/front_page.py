@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from burnish.compare.front import Advice, Option, Place
 from burnish.compare.results import NAMES
+from burnish.compare.templates import filled
 from burnish.compare.words import DASH, arrow
 from burnish.core.files import write_atomic
 
-HERE = Path(__file__).parent
 CHANGES = "changes of the recipe"
 LEFT = ("stands", "against the best", CHANGES)
 
@@ -98,10 +97,8 @@ def write_page(
     notes: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
 ) -> None:
     """Write the page, whole or not at all; every label is escaped."""
-    loader = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    text = loader.get_template("front.html.j2").render(
+    text = filled(
+        "front.html.j2",
         title=title,
         subject=subject,
         verdict=verdict,

@@ -1,0 +1,55 @@
+"""What every drawing of a comparison is made of: a sheet, lines and words, in the colours of a light or dark page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from markupsafe import Markup
+
+STYLE = Markup(
+    "svg{--paper:#fff;--ink:#1f2430;--soft:#6b7280;--rule:#e4e0d8;--bar:#9aa5b8;--point:#6b7380;--best:#d9622b}"
+    "@media(prefers-color-scheme:dark){svg{--paper:#1c1f22;--ink:#e8e5df;--soft:#a3a8af;--rule:#33373c;--bar:#5d6673;"
+    "--point:#a3a8af;--best:#e9a46f}}"
+    "text{font:13px system-ui,sans-serif;fill:var(--ink)}.title{font-size:16px;font-weight:600}"
+    ".dim{fill:var(--soft);font-size:12px}.middle{text-anchor:middle}.end{text-anchor:end}.rule{stroke:var(--rule)}"
+    ".bar{stroke:var(--bar);stroke-width:2}.mark{stroke:var(--ink);stroke-dasharray:2 4}.back{fill:var(--paper)}"
+)
+"""Colours, and the classes that all drawings use."""
+
+
+def sheet(width: int, height: int, name: str, style: str, parts: Iterable[Markup]) -> str:
+    """An SVG that is a file of its own, or a part of a page.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+        name: The drawing in words, for those who do not see it.
+        style: Further classes.
+        parts: What lies on the sheet.
+    """
+    return str(
+        Markup(
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" '
+            'aria-label="{2}"><style>{3}{4}</style><rect class="back" width="{0}" height="{1}"/>{5}</svg>\n'
+        ).format(width, height, name, STYLE, Markup(style), Markup("").join(parts))
+    )
+
+
+def line(style: str, x1: float, x2: float, y1: float, y2: float) -> Markup:
+    """A straight line of a class."""
+    return Markup('<line class="{}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(style, x1, x2, y1, y2)
+
+
+def text(x: float, y: float, words: str, style: str = "") -> Markup:
+    """Words whose base line begins at a place, or ends or lies about it with the classes ``end`` and ``middle``."""
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, words)
+
+
+def dot(style: str, x: float, y: float, radius: float) -> Markup:
+    """A circle of a class."""
+    return Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{:g}"/>').format(style, x, y, radius)
+
+
+def group(style: str, parts: Iterable[Markup]) -> Markup:
+    """Parts that belong together, under a class."""
+    return Markup('<g class="{}">{}</g>').format(style, Markup("").join(parts))
