@@ -164,7 +164,7 @@ def show(found: Recommendation, console: Console) -> None:
 
     from burnish.cli.fronts import show_words
     from burnish.compare import words
-    from burnish.compare.results import NAMES as METRIC_NAMES
+    from burnish.compare.basis import NAMES as METRIC_NAMES
 
     verdict = found.verdict
     if not console.is_terminal:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from burnish.compare.front import Advice, Option, Place
-from burnish.compare.results import NAMES
+from burnish.compare.basis import Basis, seeds_in_words
+from burnish.compare.front import Place, Weighed
 from burnish.compare.templates import filled
 from burnish.compare.words import DASH, arrow
 from burnish.core.files import write_atomic
@@ -32,10 +32,7 @@ class Table:
 
 
 def table_of(
-    options: Sequence[Option],
-    places: Mapping[str, Place],
-    metric: str,
-    advice: Advice | None,
+    found: Weighed,
     *,
     first: str,
     facts: Mapping[str, Sequence[str]] | None = None,
@@ -44,17 +41,14 @@ def table_of(
     """One line for every option.
 
     Args:
-        options: In the order in which they are shown.
-        places: Where each stands.
-        metric: The metric of the task.
-        advice: What is recommended.
+        found: The options.
         first: Name of the first column.
         facts: Further cells by label.
         fact_names: Their columns.
     """
-    header = (first, NAMES[metric], "95 % interval", "kept", "95 % interval ", "stands", *fact_names)
+    header = (first, found.name, "95 % interval", "kept", "95 % interval ", "stands", *fact_names)
     rows = []
-    for option in options:
+    for option in found.options:
         kept = option.kept
         cells = (
             option.label,
@@ -62,10 +56,10 @@ def table_of(
             f"{option.task.low:.3f} to {option.task.high:.3f}",
             f"{kept.value:.1%}" if kept else DASH,
             f"{kept.low:.1%} to {kept.high:.1%}" if kept else DASH,
-            standing(places[option.label]) if kept else DASH,
+            standing(found.places[option.label]) if kept else DASH,
             *(facts or {}).get(option.label, ()),
         )
-        rows.append((cells, advice is not None and option.label == advice.label))
+        rows.append((cells, found.advice is not None and option.label == found.advice.label))
     return Table(header, tuple(rows))
 
 
@@ -76,11 +70,10 @@ def standing(place: Place) -> str:
     return f"beaten by {place.beaten_by}" + ("" if place.clearly else ", within the noise")
 
 
-def caption(metric: str, rows: int, split: str, seeds: int) -> str:
+def caption(found: Basis, seeds: int) -> str:
     """What the numbers are of."""
-    times = "1 seed" if seeds == 1 else f"{seeds} seeds"
     return (
-        f"{NAMES[metric]} on {rows:,} {split} rows, {times}, {arrow(metric)}; kept: what is left of what the original "
+        f"{found.measured_on}, {seeds_in_words(seeds)}, {arrow(found.metric)}; kept: what is left of what the original "
         "knew, 100 % where nothing was lost"
     )
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from burnish.compare.basis import seeds_in_words
 from burnish.compare.front_page import Table, write_page
 from burnish.compare.need_words import Need
 from burnish.compare.panel import Panel, Trace, draw_panels
-from burnish.compare.results import NAMES
 from burnish.compare.words import arrow
 from burnish.plan.learning_curve import FAR, LearningCurve
 
@@ -30,7 +30,7 @@ def table_of(found: Need) -> Table:
             found.passes[size],
         )
         rows.append((cells, False))
-    return Table(("rows", NAMES[found.metric], "each seed", "curve", "trained for"), tuple(rows))
+    return Table(("rows", found.name, "each seed", "curve", "trained for"), tuple(rows))
 
 
 def verdict(found: Need) -> list[str]:
@@ -57,11 +57,9 @@ def check_words(curve: LearningCurve) -> list[str]:
 
 def caption(found: Need) -> str:
     """What the numbers are of."""
-    seeds = found.about["seeds"]
-    count = "1 seed" if seeds == 1 else f"{seeds} seeds"
     least = found.about["least_updates"]
     return (
-        f"{NAMES[found.metric]} on {found.rows:,} {found.split} rows, {arrow(found.metric)}, {count}; the same rows "
+        f"{found.measured_on}, {arrow(found.metric)}, {seeds_in_words(found.about['seeds'])}; the same rows "
         "for all sizes, and none of them is trained on. A smaller size is part of a larger one. Sizes too small for "
         f"{least:,} updates get more passes. Intervals are for one further training scored on these rows."
     )
@@ -69,7 +67,7 @@ def caption(found: Need) -> str:
 
 def subject(found: Need) -> str:
     """Recipe and model in one line."""
-    return f"{found.about['recipe']}: {found.about['model']}, {len(found.about['sizes'])} sizes"
+    return f"{found.job}, {len(found.about['sizes'])} sizes"
 
 
 def write_need_page(found: Need, path: Path) -> None:
@@ -88,7 +86,7 @@ def write_need_page(found: Need, path: Path) -> None:
 
 def panel(found: Need) -> Panel:
     """The measured qualities, and the curve with its interval as far as it says something."""
-    name, curve = NAMES[found.metric], found.curve
+    name, curve = found.name, found.curve
     seeds = [Trace("", [(n, v)], "faint") for n, values in found.values.items() for v in values]
     means = Trace("measured", [(n, float(np.mean(v))) for n, v in found.values.items()], line=False, dots=True)
     if curve is None or curve.best is None:

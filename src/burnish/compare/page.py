@@ -7,8 +7,9 @@ from pathlib import Path
 from markupsafe import Markup
 
 from burnish.compare import words
+from burnish.compare.basis import NAMES
 from burnish.compare.chart import draw
-from burnish.compare.results import NAMES, Results, verdict
+from burnish.compare.results import Results, verdict
 from burnish.compare.templates import filled
 from burnish.core.files import write_atomic
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from burnish.compare.basis import NAMES, better
 from burnish.compare.drawing import dot, group, line, sheet, text
-from burnish.compare.front import Option, Place, better
-from burnish.compare.results import NAMES
+from burnish.compare.front import Option, Place, Weighed
 from burnish.core.ticks import ticks
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 520, 78, 190, 58, 58
@@ -55,6 +55,17 @@ def draw(
     parts += [_mark(plane, option, places[option.label].on_front, option.label == taken) for option in shown]
     name = f"{NAMES[metric]} against retention of {len(shown)} options"
     return sheet(WIDTH, HEIGHT, name, STYLE, parts)
+
+
+def plane_of(found: Weighed, joined: bool = False) -> str:
+    """The drawing of options that are weighed, with the advice marked.
+
+    Args:
+        found: The options.
+        joined: As of ``draw``.
+    """
+    taken = found.advice.label if found.advice else ""
+    return draw(found.options, found.places, found.metric, tolerance=found.tolerance, taken=taken, joined=joined)
 
 
 class _Plane:

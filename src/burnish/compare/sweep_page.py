@@ -6,7 +6,6 @@ from pathlib import Path
 
 from burnish.compare.front_page import Table, write_page
 from burnish.compare.panel import Panel, Trace, draw_panels
-from burnish.compare.results import NAMES as METRIC_NAMES
 from burnish.compare.results import turned
 from burnish.compare.space import RATE
 from burnish.compare.standings import Line, Sweep
@@ -18,7 +17,7 @@ TOGETHER = "together"
 
 def table_of(found: Sweep) -> Table:
     """One line for every trial."""
-    header = ("trial", METRIC_NAMES[found.metric], "95 % interval", "updates", "stands", "against the best")
+    header = ("trial", found.name, "95 % interval", "updates", "stands", "against the best")
     rows = []
     for line in found.lines:
         one = line.value
@@ -41,7 +40,7 @@ def verdict(found: Sweep) -> list[str]:
         return ["No trial has come to its first stop yet."]
     one = best.value
     said = [
-        f"Take {best.label}: {METRIC_NAMES[found.metric]} {one.value:.3f} on {found.rows:,} validation rows "
+        f"Take {best.label}: {found.name} {one.value:.3f} on {found.rows:,} {found.split} rows "
         f"({one.low:.3f} to {one.high:.3f})."
     ]
     if not best.ended:
@@ -81,7 +80,7 @@ def cost_words(found: Sweep) -> str:
 def caption(found: Sweep) -> str:
     """What the numbers are of."""
     return (
-        f"{METRIC_NAMES[found.metric]} on {found.rows:,} validation rows, {arrow(found.metric)}, at each trial's best "
+        f"{found.measured_on}, {arrow(found.metric)}, at each trial's best "
         "evaluation; differences are paired by row, p-values corrected for all of them (Holm). The best of several is "
         "chosen by these rows, so that its own value is a little too good: the test rows were not looked at."
     )
@@ -89,7 +88,7 @@ def caption(found: Sweep) -> str:
 
 def subject(found: Sweep) -> str:
     """Recipe and model in one line."""
-    return f"{found.about['recipe']}: {found.about['model']}, {len(found.lines)} trials"
+    return f"{found.job}, {len(found.lines)} trials"
 
 
 def write_sweep_page(found: Sweep, path: Path) -> None:
@@ -111,7 +110,7 @@ def write_sweep_page(found: Sweep, path: Path) -> None:
 
 def panels(found: Sweep) -> list[Panel]:
     """Rates against the metric, and every trial's way."""
-    name = METRIC_NAMES[found.metric]
+    name = found.name
     rates = []
     marks = (
         [(rate, "suggested by the range test")] if (rate := (found.tested.get("suggestion") or {}).get("rate")) else []
