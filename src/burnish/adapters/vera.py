@@ -194,7 +194,7 @@ def vera(model: PreTrainedModel, config: VeraConfig, seed: int) -> Parts:
     Raises:
         UserError: A target matches nothing, or is no linear map.
     """
-    sites = select(model, list(config.targets) if isinstance(config.targets, tuple) else config.targets)
+    sites = select(model, config.targets)
     refuse_without_matrix(sites, tables=False, name="VeRA")
     shared = projections(config.rank, [sides(s.host) or (0, 0) for s in sites], config.projection_seed)
     return Parts(placed=tuple(Placed(s, VeraAdapter(s.host, shared, config.d_initial, config.dropout)) for s in sites))
