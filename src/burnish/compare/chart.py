@@ -5,7 +5,7 @@ from __future__ import annotations
 from burnish.compare.drawing import dot, group, line, sheet, text
 from burnish.compare.results import Line, Results
 from burnish.compare.words import quality, title
-from burnish.core.ticks import ticks
+from burnish.core.ticks import tick_labels, ticks
 
 WIDTH, ROW, TOP, LEFT, RIGHT = 900, 34, 64, 210, 60
 STYLE = (
@@ -35,9 +35,9 @@ def draw(results: Results) -> str:
         text(20, 48, "mean over the seeds, 95 % interval over seeds and rows; a ring for each seed", "dim"),
     ]
     floor = TOP + ROW * len(lines)
-    for value in rules:
+    for value, label in zip(rules, tick_labels(rules), strict=True):
         parts.append(line("rule", x(value), x(value), TOP, floor))
-        parts.append(text(x(value), floor + 18, f"{value:.10g}", "dim middle"))
+        parts.append(text(x(value), floor + 18, label, "dim middle"))
     if mark is not None and mark in shown:
         name = "untouched base" if results.base else "most frequent class"
         parts.append(line("base", x(mark), x(mark), TOP, floor))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
@@ -53,3 +53,23 @@ def dot(style: str, x: float, y: float, radius: float) -> Markup:
 def group(style: str, parts: Iterable[Markup]) -> Markup:
     """Parts that belong together, under a class."""
     return Markup('<g class="{}">{}</g>').format(style, Markup("").join(parts))
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places for words below each other, as near as possible to where they are wanted and never closer than a gap.
+
+    Args:
+        wanted: Where each would stand alone, from the top.
+        gap: Least distance of two.
+        low: The highest place, as far as there is room.
+        high: The lowest place.
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    found = [0.0] * len(wanted)
+    above = low - gap
+    for i in order:
+        above = found[i] = max(wanted[i], above + gap)
+    below = high + gap
+    for i in reversed(order):
+        below = found[i] = min(found[i], below - gap)
+    return found

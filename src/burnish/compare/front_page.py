@@ -15,7 +15,7 @@ from burnish.compare.words import DASH, arrow
 from burnish.core.files import write_atomic
 
 CHANGES = "changes of the recipe"
-LEFT = ("stands", "against the best", CHANGES)
+LEFT = ("stands", "status", "against the best", CHANGES)
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,22 @@ def write_page(
     subject: str,
     verdict: Sequence[str],
     about: str,
+    command: str = "",
     notes: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
 ) -> None:
-    """Write the page, whole or not at all; every label is escaped."""
+    """Write the page, whole or not at all; every label is escaped.
+
+    Args:
+        path: The file.
+        table: Its table.
+        svg: Its drawing.
+        title: Its heading.
+        subject: Recipe and model.
+        verdict: What may be said, in sentences.
+        about: What the numbers of the table are of.
+        command: What to run now.
+        notes: What failed and why: a heading with names and reasons.
+    """
     text = filled(
         "front.html.j2",
         title=title,
@@ -100,6 +113,7 @@ def write_page(
         header=table.header,
         left=LEFT,
         rows=[{"cells": cells, "taken": taken} for cells, taken in table.rows],
+        command=command,
         notes=notes,
     )
     write_atomic(path, text.encode("utf-8", "replace"))

@@ -8,15 +8,20 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from burnish.compare.drawing import dot, group, line, sheet, text
-from burnish.core.ticks import log_ticks, ticks, widen
+from burnish.compare.drawing import dot, group, line, sheet, spread, text
+from burnish.core.ticks import log_ticks, tick_labels, ticks, widen
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 380, 74, 190, 54, 52
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 900, 380, 74, 54, 52
+NAMED, BARE = 210, 30
+"""Room to the right of a panel, with names at the curves' ends and without."""
+LETTER, ROW = 7, 16
+"""About as wide as a letter, and as high as a line of words."""
 STYLE = (
     ".line{fill:none;stroke:var(--point);stroke-width:1.5}.dot{fill:var(--point)}"
     ".best .line{stroke:var(--best);stroke-width:2.5}.best .bar{stroke:var(--best);opacity:.55}"
     ".best .dot{fill:var(--best)}.faint .line{stroke:var(--bar);stroke-width:1.2;stroke-dasharray:5 3}"
     ".faint .dot{fill:var(--paper);stroke:var(--point)}.band{fill:var(--best);opacity:.14}"
+    ".best .name{fill:var(--best);font-weight:600}.lead{stroke:var(--bar);stroke-dasharray:1 4}"
 )
 
 Point = tuple[float, float]
@@ -83,6 +88,7 @@ class _Frame:
 
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
+        self.right = WIDTH - (NAMED if any(trace.name for trace in panel.traces) else BARE)
         points = [point for trace in panel.traces for point in trace.points if math.isfinite(point[1])]
         spans = [bar for trace in panel.traces for bar in trace.bars] + list(panel.band)
         xs = [x for x, _ in points] + [x for x, _, _ in spans] + [x for x, _ in panel.marks]
@@ -99,18 +105,18 @@ class _Frame:
         low, high = self.x_ends
         if self.panel.log:
             low, high, value = math.log(low), math.log(high), math.log(value)
-        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (value - low) / (high - low) * (self.right - LEFT)
 
     def y(self, value: float) -> float:
         low, high = self.y_ends
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def parts(self) -> list[Markup]:
-        panel, floor, right = self.panel, HEIGHT - BOTTOM, WIDTH - RIGHT
+        panel, floor, right = self.panel, HEIGHT - BOTTOM, self.right
         parts = [text(LEFT, 24, panel.title, "title"), text(LEFT, 42, panel.note, "dim")]
-        for value in self.y_ticks:
+        for value, label in zip(self.y_ticks, tick_labels(self.y_ticks), strict=True):
             parts.append(line("rule", LEFT, right, self.y(value), self.y(value)))
-            parts.append(text(LEFT - 10, self.y(value) + 4, f"{value:.4g}", "dim end"))
+            parts.append(text(LEFT - 10, self.y(value) + 4, label, "dim end"))
         for value in self.x_ticks:
             if self.x_ends[0] <= value <= self.x_ends[1]:
                 parts.append(line("rule", self.x(value), self.x(value), TOP, floor))
@@ -120,15 +126,29 @@ class _Frame:
             upper = [(self.x(x), self.y(high)) for x, _, high in panel.band]
             lower = [(self.x(x), self.y(low)) for x, low, _ in reversed(panel.band)]
             parts.append(Markup('<path class="band" d="{}Z"/>').format(_way([*upper, *lower])))
-        for place, word in panel.marks:
-            parts.append(line("mark", self.x(place), self.x(place), TOP, floor))
-            parts.append(text(self.x(place) + 5, TOP + 12, word, "dim"))
-        return parts + self._traces()
+        return [*parts, *self._marks(), *self._traces()]
+
+    def _marks(self) -> list[Markup]:
+        """Dotted lines with their words, beside the line and below each other; one line for marks at one place."""
+        words: dict[float, list[str]] = {}
+        for value, word in self.panel.marks:
+            words.setdefault(round(self.x(value), 1), []).append(word)
+        found = []
+        for number, (x, said) in enumerate(sorted(words.items())):
+            together = " = ".join(said)
+            fits = x + LETTER * len(together) < self.right
+            found.append(line("mark", x, x, TOP, HEIGHT - BOTTOM))
+            style = "dim" if fits else "dim end"
+            found.append(text(x + (5 if fits else -5), TOP + 12 + ROW * number, together, style))
+        return found
 
     def _traces(self) -> list[Markup]:
-        found, taken = [], list[float]()
+        found = []
+        named = [trace for trace in self.panel.traces if trace.name and self._places(trace)]
+        heights = spread([self._places(trace)[-1][1] for trace in named], ROW, TOP, HEIGHT - BOTTOM)
+        names = {id(trace): y for trace, y in zip(named, heights, strict=True)}
         for trace in self.panel.traces:
-            places = [(self.x(x), self.y(y)) for x, y in trace.points if math.isfinite(y)]
+            places = self._places(trace)
             if not places:
                 continue
             parts = [line("bar", self.x(x), self.x(x), self.y(low), self.y(high)) for x, low, high in trace.bars]
@@ -137,13 +157,23 @@ class _Frame:
             if trace.dots or len(places) == 1:
                 parts += [dot("dot", x, y, 4.5) for x, y in places]
             if trace.name:
-                y = places[-1][1]
-                while any(abs(y - other) < 14 for other in taken):
-                    y += 14
-                taken.append(y)
-                parts.append(text(WIDTH - RIGHT + 10, y + 4, trace.name))
+                parts += self._name(trace, places, names[id(trace)])
             found.append(group(trace.style, parts))
         return found
+
+    def _places(self, trace: Trace) -> list[Point]:
+        return [(self.x(x), self.y(y)) for x, y in trace.points if math.isfinite(y)]
+
+    def _name(self, trace: Trace, places: Sequence[Point], y: float) -> list[Markup]:
+        """The name at the right edge behind a sample of its line or mark; a trail leads to it from a curve that ends
+        before."""
+        x, (end, height) = self.right + 10, places[-1]
+        parts = [line("lead", end + 7, x, height, y)] if end < self.right - 40 else []
+        if trace.line and len(places) > 1:
+            parts.append(Markup('<path class="line" d="{}"/>').format(_way([(x, y), (x + 20, y)])))
+        if trace.dots or len(places) == 1:
+            parts.append(dot("dot", x + 10, y, 4.5))
+        return [*parts, text(x + 28, y + 4, trace.name, "name")]
 
 
 def _way(places: Sequence[Point]) -> str:
@@ -151,10 +181,6 @@ def _way(places: Sequence[Point]) -> str:
 
 
 def _plain(value: float) -> str:
-    return (
-        f"{value:,.0f}"
-        if value == round(value) and abs(value) < 1e7
-        else f"{value:.0e}"
-        if value < 1e-3
-        else f"{value:g}"
-    )
+    if value == round(value) and abs(value) < 1e7:
+        return f"{value:,.0f}"
+    return f"{value:.0e}" if abs(value) < 1e-4 else f"{value:g}"

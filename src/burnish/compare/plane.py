@@ -9,7 +9,7 @@ from markupsafe import Markup
 from burnish.compare.basis import NAMES, better
 from burnish.compare.drawing import dot, group, line, sheet, text
 from burnish.compare.front import Option, Place, Weighed
-from burnish.core.ticks import ticks
+from burnish.core.ticks import tick_labels, ticks
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 520, 78, 190, 58, 58
 STYLE = (
@@ -92,12 +92,13 @@ class _Plane:
 
     def axes(self) -> list[Markup]:
         found, floor = [], HEIGHT - BOTTOM
-        for across in self.columns:
+        shares = tick_labels([100 * share for share in self.columns])
+        for across, label in zip(self.columns, shares, strict=True):
             found.append(line("rule", self.x(across), self.x(across), TOP, floor))
-            found.append(text(self.x(across), floor + 20, f"{100 * across:.10g}%", "dim middle"))
-        for up in self.rows:
+            found.append(text(self.x(across), floor + 20, f"{label}%", "dim middle"))
+        for up, label in zip(self.rows, tick_labels(self.rows), strict=True):
             found.append(line("rule", LEFT, WIDTH - RIGHT, self.y(up), self.y(up)))
-            found.append(text(LEFT - 10, self.y(up) + 4, f"{up:.10g}", "dim end"))
+            found.append(text(LEFT - 10, self.y(up) + 4, label, "dim end"))
         found.append(line("mark", self.x(self.limit), self.x(self.limit), TOP, floor))
         found.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, "retention (100 %: nothing lost)", "dim middle"))
         return found

@@ -17,7 +17,7 @@ TOGETHER = "together"
 
 def table_of(found: Sweep) -> Table:
     """One line for every trial."""
-    header = ("trial", found.name, "95 % interval", "updates", "stands", "against the best")
+    header = ("trial", found.name, "95 % interval", "updates", "status", "against the best")
     rows = []
     for line in found.lines:
         one = line.value
@@ -41,7 +41,7 @@ def verdict(found: Sweep) -> list[str]:
     one = best.value
     said = [
         f"Take {best.label}: {found.name} {one.value:.3f} on {found.rows:,} {found.split} rows "
-        f"({one.low:.3f} to {one.high:.3f})."
+        f"(95 % interval {one.low:.3f} to {one.high:.3f})."
     ]
     if not best.ended:
         said = [f"So far {best.label} is ahead, after {best.step:,} of {best.total:,} updates."]
@@ -70,10 +70,10 @@ def cost_words(found: Sweep) -> str:
     cost = found.cost
     tested = f", {cost.range_updates} of them for the range test" if cost.range_updates else ""
     grid = f"{cost.grid}: {cost.grid_updates:,} updates on {cost.grid_rows:,} rows"
-    whole = cost.rows / max(1, cost.candidates_rows)
+    every = f", {cost.rows / max(1, cost.candidates_rows):.0%} of training every trial here to its end"
     return (
         f"This took {cost.updates:,} updates on {cost.rows:,} rows{tested}: {cost.share:.0%} of the full grid "
-        f"({grid}), {whole:.0%} of training every trial here to its end."
+        f"({grid}){'' if cost.grid_rows == cost.candidates_rows else every}."
     )
 
 
@@ -94,8 +94,6 @@ def subject(found: Sweep) -> str:
 def write_sweep_page(found: Sweep, path: Path) -> None:
     """Write the page."""
     failed = [(line.label, line.why_not) for line in found.lines if line.why_not]
-    overrides = [("burnish run", f"{found.about['recipe']} {' '.join(found.overrides)}")] if found.overrides else []
-    notes = [("What to run", overrides)] if overrides else []
     write_page(
         path,
         table_of(found),
@@ -104,7 +102,8 @@ def write_sweep_page(found: Sweep, path: Path) -> None:
         subject=subject(found),
         verdict=verdict(found),
         about=caption(found),
-        notes=[*notes, *([("Failed", failed)] if failed else [])],
+        command=f"burnish run RECIPE {' '.join(found.overrides)}" if found.overrides else "",
+        notes=[("Failed", failed)] if failed else [],
     )
 
 
