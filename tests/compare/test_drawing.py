@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from burnish.compare.drawing import dot, group, line, sheet, spread, text
+from burnish.compare.drawing import dot, group, label, line, sheet, spread, text
 from burnish.compare.panel import Panel, Trace, draw_panels
 
 
@@ -43,9 +43,26 @@ def test_marks_at_one_place_are_one_line_and_others_have_rows_of_their_own() -> 
 
 
 def test_a_curve_that_ends_early_is_led_to_its_name() -> None:
-    """Only where there are names do panels keep room for them."""
+    """Only where there are names do panels keep room for them: 44 + 5 * 8 of 900 for five letters, 30 without."""
     named = [Trace("whole", [(1, 1.0), (10, 2.0)]), Trace("early", [(1, 1.0), (3, 1.5)], dots=True)]
     svg = draw_panels([Panel("t", "x", named)], "n")
     assert svg.count('class="lead"') == 1 and svg.count('class="name"') == 2
     bare = draw_panels([Panel("t", "x", [Trace("", [(1, 1.0), (10, 2.0)])])], "n")
-    assert 'x2="690.0"' in svg and 'x2="870.0"' in bare
+    assert 'x2="816.0"' in svg and 'x2="870.0"' in bare
+
+
+def test_a_name_takes_the_first_corner_that_is_free() -> None:
+    """Two points at one place, then a third: right above, right below, left above."""
+    taken: list[tuple[float, float, float, float]] = []
+    found = [str(label(100, 100, "name", taken)) for _ in range(3)]
+    assert 'x="112.0" y="91.0"' in found[0] and 'x="112.0" y="119.0"' in found[1]
+    assert 'class="end" x="88.0" y="91.0"' in found[2] and len(taken) == 3
+
+
+def test_points_that_are_shifted_stay_in_the_frame() -> None:
+    """11 pixels apart, the outer ones 10 from the frame's edges, which are at 74 and 870."""
+    traces = [
+        Trace("", [(0.0, y), (1.0, y)], line=False, dots=True, shift=11.0 * side) for side, y in ((-1, 1.0), (1, 2.0))
+    ]
+    found = [float(x) for x in re.findall(r'cx="([\d.]+)"', draw_panels([Panel("t", "x", traces)], "n"))]
+    assert found == [84, 838, 106, 860]

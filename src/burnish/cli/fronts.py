@@ -17,6 +17,7 @@ from burnish.core.errors import UserError
 from burnish.core.files import finite
 
 WIDE = 150
+ABOUT = {"interpolation": "; alpha 0 is the original and alpha 1 the tuned model", "average": ""}
 TITLES = {"interpolation": "Between the original and the tuned model", "average": "Averaged checkpoints"}
 
 
@@ -72,7 +73,7 @@ def show_afterwards(result: Afterwards, *, as_json: bool) -> int:
     table = table_of(result, first="weights")
     svg = plane_of(result, joined=result.kind == "interpolation")
     page = result.run / f"{result.kind}.html"
-    about, words = caption(result, 1), advice.words if advice else ()
+    about, words = f"{caption(result, 1)}{ABOUT[result.kind]}", advice.words if advice else ()
     write_page(page, table, svg, title=TITLES[result.kind], subject=str(result.run), verdict=words, about=about)
     if as_json:
         typer.echo(encoder.dumps(finite(result.to_json()), ensure_ascii=False))

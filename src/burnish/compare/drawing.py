@@ -16,6 +16,9 @@ STYLE = Markup(
 )
 """Colours, and the classes that all drawings use."""
 
+LETTER, ROW = 8, 16
+"""No narrower than a letter is on average, and as high as a line of words."""
+
 
 def sheet(width: int, height: int, name: str, style: str, parts: Iterable[Markup]) -> str:
     """An SVG that is a file of its own, or a part of a page.
@@ -73,3 +76,29 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     for i in reversed(order):
         below = found[i] = min(found[i], below - gap)
     return found
+
+
+Box = tuple[float, float, float, float]
+"""Left, right, upper and lower edge."""
+
+
+def label(x: float, y: float, words: str, taken: list[Box]) -> Markup:
+    """Words beside a point, at the first of its four corners where nothing else is; their box is added to ``taken``.
+
+    Args:
+        x: Of the point.
+        y: Of the point.
+        words: Its name.
+        taken: Boxes of other points and words.
+    """
+    width, boxes = LETTER * len(words), []
+    for side, down in ((1, -9), (1, 19), (-1, -9), (-1, 19)):
+        start = x + 12 if side > 0 else x - 12 - width
+        boxes.append((side, y + down, (start, start + width, y + down - ROW + 4, y + down + 2)))
+    side, base, box = next((one for one in boxes if not any(_meet(one[2], other) for other in taken)), boxes[0])
+    taken.append(box)
+    return text(x + 12 * side, base, words, "" if side > 0 else "end")
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]

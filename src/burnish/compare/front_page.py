@@ -8,14 +8,14 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from burnish.compare.basis import Basis, seeds_in_words
-from burnish.compare.front import Place, Weighed
+from burnish.compare.basis import seeds_in_words
+from burnish.compare.front import Option, Place, Weighed
 from burnish.compare.templates import filled
 from burnish.compare.words import DASH, arrow
 from burnish.core.files import write_atomic
 
 CHANGES = "changes of the recipe"
-LEFT = ("stands", "status", "against the best", CHANGES)
+LEFT = ("stands", "status", "trained for", "against the best", CHANGES)
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,27 @@ def table_of(
         facts: Further cells by label.
         fact_names: Their columns.
     """
-    header = (first, found.name, "95 % interval", "kept", "95 % interval ", "stands", *fact_names)
+    measured = any(option.kept is not None for option in found.options)
+    kept = ("kept", "95 % interval ", "stands") if measured else ()
+    header = (first, found.name, "95 % interval", *kept, *fact_names)
     rows = []
     for option in found.options:
-        kept = option.kept
         cells = (
             option.label,
             f"{option.task.value:.3f}",
             f"{option.task.low:.3f} to {option.task.high:.3f}",
-            f"{kept.value:.1%}" if kept else DASH,
-            f"{kept.low:.1%} to {kept.high:.1%}" if kept else DASH,
-            standing(found.places[option.label]) if kept else DASH,
+            *(_kept(option, found.places[option.label]) if measured else ()),
             *(facts or {}).get(option.label, ()),
         )
         rows.append((cells, found.advice is not None and option.label == found.advice.label))
     return Table(header, tuple(rows))
+
+
+def _kept(option: Option, place: Place) -> tuple[str, str, str]:
+    kept = option.kept
+    if kept is None:
+        return DASH, DASH, DASH
+    return f"{kept.value:.1%}", f"{kept.low:.1%} to {kept.high:.1%}", standing(place)
 
 
 def standing(place: Place) -> str:
@@ -70,12 +76,12 @@ def standing(place: Place) -> str:
     return f"beaten by {place.beaten_by}" + ("" if place.clearly else ", within the noise")
 
 
-def caption(found: Basis, seeds: int) -> str:
+def caption(found: Weighed, seeds: int) -> str:
     """What the numbers are of."""
-    return (
-        f"{found.measured_on}, {seeds_in_words(seeds)}, {arrow(found.metric)}; kept: what is left of what the original "
-        "knew, 100 % where nothing was lost"
-    )
+    words = f"{found.measured_on}, {seeds_in_words(seeds)}, {arrow(found.metric)}"
+    if all(option.kept is None for option in found.options):
+        return words
+    return f"{words}; kept: what is left of what the original knew, 100 % where nothing was lost"
 
 
 def write_page(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from burnish.compare.panel import Panel, Trace, draw_panels
 from burnish.compare.words import arrow
 from burnish.plan.learning_curve import FAR, LearningCurve
 
+ENDS = {"loss": (0.0, math.inf), "accuracy": (0.0, 1.0), "macro_f1": (0.0, 1.0)}
+"""Values that a metric can have: an interval is not drawn beyond them."""
 TITLE = "How much data the task needs"
 
 
@@ -25,7 +28,7 @@ def table_of(found: Need) -> Table:
         cells = (
             f"{size:,}",
             f"{np.mean(values):.3f}",
-            " ".join(f"{v:.3f}" for v in values),
+            ", ".join(f"{v:.3f}" for v in values),
             fitted,
             found.passes[size],
         )
@@ -47,7 +50,7 @@ def check_words(curve: LearningCurve) -> list[str]:
         return []
     one = curve.checks[curve.family]
     others = ", ".join(f"{name} {c.expected.value:.3f}" for name, c in curve.checks.items() if name != curve.family)
-    expected = f"{one.expected.value:.3f} ({one.expected.low:.3f} to {one.expected.high:.3f})"
+    expected = f"{one.expected.value:.3f} (95 % interval {one.expected.low:.3f} to {one.expected.high:.3f})"
     words = (
         f"The {curve.family} curve through the smaller sizes expects {expected} for the largest, where {one.found:.3f} "
         f"was measured; other curves: {others}."
@@ -93,7 +96,9 @@ def panel(found: Need) -> Panel:
         return Panel(f"{name} and training rows", "training rows", [*seeds, means], log=True)
     last = float(curve.sizes[-1]) * (1.0 if curve.why_not else min(8.0, FAR))
     xs = np.geomspace(curve.sizes[0], last, 60)
-    band = [(float(x), *(getattr(curve.at(x), end) for end in ("low", "high"))) for x in xs]
+    least, most = ENDS[found.metric]
+    expected = [curve.at(x) for x in xs]
+    band = [(float(x), max(one.low, least), min(one.high, most)) for x, one in zip(xs, expected, strict=True)]
     best = curve.best
     fitted = Trace(f"{curve.family} curve", [(float(x), float(best.at(x)[0])) for x in xs], "best")
     note = "rings: each seed; the band holds 95 % of further trainings"

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from burnish.compare.drawing import dot, group, line, sheet, spread, text
+from burnish.compare.drawing import LETTER, ROW, dot, group, line, sheet, spread, text
 from burnish.core.ticks import log_ticks, tick_labels, ticks, widen
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 900, 380, 74, 54, 52
-NAMED, BARE = 210, 30
-"""Room to the right of a panel, with names at the curves' ends and without."""
-LETTER, ROW = 7, 16
-"""About as wide as a letter, and as high as a line of words."""
+INSET = 10
+"""From the frame to points that are shifted."""
+SAMPLE, BARE, NAMED = 44, 30, 380
+"""Room to the right of a panel: for the sample before a name, without names, and the most for names."""
 STYLE = (
     ".line{fill:none;stroke:var(--point);stroke-width:1.5}.dot{fill:var(--point)}"
     ".best .line{stroke:var(--best);stroke-width:2.5}.best .bar{stroke:var(--best);opacity:.55}"
@@ -38,6 +38,7 @@ class Trace:
         line: Whether the points are joined.
         dots: Whether each is marked.
         bars: Intervals: x, low and high.
+        shift: Pixels to the right, for traces that would lie on each other.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Trace:
     line: bool = True
     dots: bool = False
     bars: Sequence[tuple[float, float, float]] = ()
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ class _Frame:
 
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
-        self.right = WIDTH - (NAMED if any(trace.name for trace in panel.traces) else BARE)
+        longest = max((len(trace.name) for trace in panel.traces), default=0)
+        self.right = WIDTH - (min(NAMED, SAMPLE + LETTER * longest) if longest else BARE)
+        widest = max((abs(trace.shift) for trace in panel.traces), default=0.0)
+        self.inset = widest + INSET if widest else 0.0
         points = [point for trace in panel.traces for point in trace.points if math.isfinite(point[1])]
         spans = [bar for trace in panel.traces for bar in trace.bars] + list(panel.band)
         xs = [x for x, _ in points] + [x for x, _, _ in spans] + [x for x, _ in panel.marks]
@@ -105,7 +110,8 @@ class _Frame:
         low, high = self.x_ends
         if self.panel.log:
             low, high, value = math.log(low), math.log(high), math.log(value)
-        return LEFT + (value - low) / (high - low) * (self.right - LEFT)
+        width = self.right - LEFT - 2 * self.inset
+        return LEFT + self.inset + (value - low) / (high - low) * width
 
     def y(self, value: float) -> float:
         low, high = self.y_ends
@@ -151,7 +157,8 @@ class _Frame:
             places = self._places(trace)
             if not places:
                 continue
-            parts = [line("bar", self.x(x), self.x(x), self.y(low), self.y(high)) for x, low, high in trace.bars]
+            bars = [(self.x(x) + trace.shift, self.y(low), self.y(high)) for x, low, high in trace.bars]
+            parts = [line("bar", x, x, low, high) for x, low, high in bars]
             if trace.line and len(places) > 1:
                 parts.append(Markup('<path class="line" d="{}"/>').format(_way(places)))
             if trace.dots or len(places) == 1:
@@ -162,7 +169,7 @@ class _Frame:
         return found
 
     def _places(self, trace: Trace) -> list[Point]:
-        return [(self.x(x), self.y(y)) for x, y in trace.points if math.isfinite(y)]
+        return [(self.x(x) + trace.shift, self.y(y)) for x, y in trace.points if math.isfinite(y)]
 
     def _name(self, trace: Trace, places: Sequence[Point], y: float) -> list[Markup]:
         """The name at the right edge behind a sample of its line or mark; a trail leads to it from a curve that ends

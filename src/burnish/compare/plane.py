@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from burnish.compare.basis import NAMES, better
-from burnish.compare.drawing import dot, group, line, sheet, text
+from burnish.compare.drawing import LETTER, Box, dot, group, label, line, sheet, text
 from burnish.compare.front import Option, Place, Weighed
 from burnish.core.ticks import tick_labels, ticks
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 520, 78, 190, 58, 58
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 900, 520, 78, 58, 58
+NAMED = 190
+"""The most room to the right, for the names of points there."""
 STYLE = (
     ".point{fill:var(--point)}.front .point{fill:var(--best)}.front .bar{stroke:var(--best);opacity:.55}"
     ".edge{fill:none;stroke:var(--best);stroke-width:1.5;stroke-dasharray:5 4}"
@@ -45,14 +47,15 @@ def draw(
     front = sorted((o for o in shown if places[o.label].on_front), key=lambda o: o.kept.value if o.kept else 0)
     parts = [
         text(LEFT, 26, f"{NAMES[metric]} against what the model still knows", "title"),
-        text(LEFT, 45, "bars are 95 % intervals; the dashed line is the front; dotted: the tolerance", "dim"),
+        text(LEFT, 45, f"bars are 95 % intervals; dashed: the front; dotted: {100 * tolerance:g} % lost", "dim"),
         *plane.axes(),
     ]
     if joined:
         parts.append(_path("way", [plane.at(option) for option in shown]))
     elif len(front) > 1:
         parts.append(_path("edge", [plane.at(option) for option in front]))
-    parts += [_mark(plane, option, places[option.label].on_front, option.label == taken) for option in shown]
+    boxes = [(x - 6, x + 6, y - 6, y + 6) for x, y in map(plane.at, shown)]
+    parts += [_mark(plane, one, places[one.label].on_front, one.label == taken, boxes) for one in shown]
     name = f"{NAMES[metric]} against retention of {len(shown)} options"
     return sheet(WIDTH, HEIGHT, name, STYLE, parts)
 
@@ -73,13 +76,14 @@ class _Plane:
 
     def __init__(self, shown: Sequence[Option], tolerance: float, sign: float) -> None:
         self.limit, self.sign = 1 - tolerance, sign
+        self.right = WIDTH - min(NAMED, 24 + LETTER * max(len(option.label) for option in shown))
         kept = [v for o in shown if o.kept for v in (o.kept.low, o.kept.high)]
         task = [v for o in shown for v in (o.task.low, o.task.high)]
         self.columns, self.rows = ticks(min([*kept, self.limit]), max([*kept, self.limit])), ticks(min(task), max(task))
 
     def x(self, value: float) -> float:
         low, high = self.columns[0], self.columns[-1]
-        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (value - low) / (high - low) * (self.right - LEFT)
 
     def y(self, value: float) -> float:
         low, high = self.rows[0], self.rows[-1]
@@ -93,18 +97,18 @@ class _Plane:
     def axes(self) -> list[Markup]:
         found, floor = [], HEIGHT - BOTTOM
         shares = tick_labels([100 * share for share in self.columns])
-        for across, label in zip(self.columns, shares, strict=True):
+        for across, share in zip(self.columns, shares, strict=True):
             found.append(line("rule", self.x(across), self.x(across), TOP, floor))
-            found.append(text(self.x(across), floor + 20, f"{label}%", "dim middle"))
-        for up, label in zip(self.rows, tick_labels(self.rows), strict=True):
-            found.append(line("rule", LEFT, WIDTH - RIGHT, self.y(up), self.y(up)))
-            found.append(text(LEFT - 10, self.y(up) + 4, label, "dim end"))
+            found.append(text(self.x(across), floor + 20, f"{share}%", "dim middle"))
+        for up, value in zip(self.rows, tick_labels(self.rows), strict=True):
+            found.append(line("rule", LEFT, self.right, self.y(up), self.y(up)))
+            found.append(text(LEFT - 10, self.y(up) + 4, value, "dim end"))
         found.append(line("mark", self.x(self.limit), self.x(self.limit), TOP, floor))
-        found.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, "retention (100 %: nothing lost)", "dim middle"))
+        found.append(text((LEFT + self.right) / 2, HEIGHT - 14, "retention (100 %: nothing lost)", "dim middle"))
         return found
 
 
-def _mark(plane: _Plane, option: Option, on_front: bool, taken: bool) -> Markup:
+def _mark(plane: _Plane, option: Option, on_front: bool, taken: bool, boxes: list[Box]) -> Markup:
     assert option.kept is not None
     x, y = plane.at(option)
     parts = [
@@ -112,7 +116,7 @@ def _mark(plane: _Plane, option: Option, on_front: bool, taken: bool) -> Markup:
         line("bar", x, x, plane.y(option.task.low), plane.y(option.task.high)),
         dot("point", x, y, 5.5),
         *([dot("taken", x, y, 10)] if taken else []),
-        text(x + 12, y - 9, option.label),
+        label(x, y, option.label, boxes),
     ]
     return group("front" if on_front else "", parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from burnish.compare.front_page import Table, write_page
@@ -13,6 +14,11 @@ from burnish.compare.words import DASH, arrow, no_difference, p_value
 
 TITLE = "Sweep of settings"
 TOGETHER = "together"
+WORDS = {"rate": "learning rate", "batch": "batch size", "epochs": "number of epochs"}
+SHOWN = 4
+"""Trials that a sentence names."""
+BESIDE = 11
+"""Pixels between trials of one learning rate."""
 
 
 def table_of(found: Sweep) -> Table:
@@ -48,10 +54,15 @@ def verdict(found: Sweep) -> list[str]:
     alike = [line.label for line in found.measured[1:] if line.against and not line.against.significant]
     worse = [line.label for line in found.measured[1:] if line.against and line.against.significant]
     if alike:
-        said.append(f"No significant difference to it, as far as both were trained: {'; '.join(alike)}.")
+        said.append(f"No significant difference to it, as far as both were trained: {_named(alike)}.")
     if worse:
-        said.append(f"Significantly behind it, as far as both were trained: {'; '.join(worse)}.")
+        said.append(f"Significantly behind it, as far as both were trained: {_named(worse)}.")
     return [*said, *importance_words(found), cost_words(found)]
+
+
+def _named(labels: Sequence[str]) -> str:
+    rest = len(labels) - SHOWN
+    return "; ".join(labels) if rest < 2 else f"{'; '.join(labels[:SHOWN])}, and {rest} more in the table"
 
 
 def importance_words(found: Sweep) -> list[str]:
@@ -60,9 +71,10 @@ def importance_words(found: Sweep) -> list[str]:
     if len(shares) < 2:
         return []
     single = sorted(((name, share) for name, share in shares.items() if name != TOGETHER), key=lambda x: -x[1])
-    parts = ", ".join(f"the {name} explains {share:.0%}" for name, share in single)
+    (first, most), *others = [(WORDS.get(name, name), share) for name, share in single]
+    parts = ", ".join([f"the {first} explains {most:.0%}", *(f"the {name} {share:.0%}" for name, share in others)])
     rest = f"; {shares[TOGETHER]:.0%} come from settings together and from chance"
-    return [f"Of the differences between the trials at their first stop {parts}{rest}."]
+    return [f"Of the differences between the trials at their first stop, {parts}{rest}."]
 
 
 def cost_words(found: Sweep) -> str:
@@ -117,11 +129,15 @@ def panels(found: Sweep) -> list[Panel]:
     for line in reversed(found.measured):
         if line.value:
             x, one = line.settings[RATE], line.value
-            rates.append(Trace("", [(x, one.value)], _style(line, found), bars=[(x, one.low, one.high)]))
+            alike = [other.label for other in found.measured if other.settings[RATE] == x]
+            shift = BESIDE * (alike.index(line.label) - (len(alike) - 1) / 2)
+            bars = [(x, one.low, one.high)]
+            rates.append(Trace("", [(x, one.value)], _style(line, found), bars=bars, shift=shift))
+    beside = "; side by side: one rate, other settings" if any(trace.shift for trace in rates) else ""
     ways = [Trace(line.label, line.curve, _style(line, found), dots=True) for line in reversed(found.measured)]
     return [
         Panel(f"{name} and learning rate", "learning rate", rates, log=True, marks=marks,
-              note="hollow: stopped early, where it stood then; bars are 95 % intervals"),
+              note=f"hollow: stopped early, where it stood then; bars are 95 % intervals{beside}"),
         Panel(f"{name} while training", "update", ways, note="dashed: stopped early"),
     ]  # fmt: skip
 

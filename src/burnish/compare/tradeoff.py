@@ -19,6 +19,7 @@ from burnish.compare.retained import read_retained
 from burnish.compare.run import Listener, Outcomes, deciding, refuse_all_refused, run_trials
 from burnish.compare.statistics import Estimate, combined, estimate, resampled
 from burnish.compare.trials import Prepared, Wanted, prepare
+from burnish.compare.words import seconds
 from burnish.core.files import write_json
 
 RESULTS, PAGE = "tradeoff.json", "tradeoff.html"
@@ -63,7 +64,7 @@ class Tradeoff(Weighed):
     @property
     def table(self) -> Table:
         """One line for every arm."""
-        facts = {label: (f"{one['training_seconds']:.0f} s",) for label, one in self.facts.items()}
+        facts = {label: (seconds(one["training_seconds"]),) for label, one in self.facts.items()}
         return table_of(
             self,
             first="arm",
@@ -169,5 +170,6 @@ def write(found: Tradeoff, wanted: Wanted) -> None:
 
 def subject(found: Tradeoff) -> str:
     """Recipe and model in one line."""
+    count = len(found.overrides)
     minutes = f", {found.about['minutes']:g} minutes of training in all" if found.about.get("minutes") else ""
-    return f"{found.job}, {len(found.overrides)} arms{minutes}"
+    return f"{found.job}, {count} arm{'s' if count != 1 else ''}{minutes}"

@@ -74,3 +74,8 @@ def about(results: Results) -> str:
     budget = f"{facts['budget']:,} trained parameters for each" if facts.get("budget") else "each at its own size"
     minutes = f", {facts['minutes']:g} minutes of training in all" if facts.get("minutes") else ""
     return f"{results.job} ({results.parameters:,} parameters), {budget}{minutes}"
+
+
+def seconds(value: float) -> str:
+    """A duration, with a decimal where it is short."""
+    return f"{value:.1f} s" if value < 10 else f"{value:,.0f} s"
