@@ -43,12 +43,12 @@ def test_marks_at_one_place_are_one_line_and_others_have_rows_of_their_own() -> 
 
 
 def test_a_curve_that_ends_early_is_led_to_its_name() -> None:
-    """Only where there are names do panels keep room for them: 44 + 5 * 8 of 900 for five letters, 30 without."""
+    """Only where there are names do panels keep room for them: 52 + 5 * 8 of 900 for five letters, 30 without."""
     named = [Trace("whole", [(1, 1.0), (10, 2.0)]), Trace("early", [(1, 1.0), (3, 1.5)], dots=True)]
     svg = draw_panels([Panel("t", "x", named)], "n")
     assert svg.count('class="lead"') == 1 and svg.count('class="name"') == 2
     bare = draw_panels([Panel("t", "x", [Trace("", [(1, 1.0), (10, 2.0)])])], "n")
-    assert 'x2="816.0"' in svg and 'x2="870.0"' in bare
+    assert 'x2="808.0"' in svg and 'x2="870.0"' in bare
 
 
 def test_a_name_takes_the_first_corner_that_is_free() -> None:

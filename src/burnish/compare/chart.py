@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from burnish.compare.drawing import dot, group, line, sheet, text
+from burnish.compare.drawing import LETTER, dot, group, line, sheet, text
 from burnish.compare.results import Line, Results
 from burnish.compare.words import quality, title
 from burnish.core.ticks import tick_labels, ticks
 
-WIDTH, ROW, TOP, LEFT, RIGHT = 900, 34, 64, 210, 60
+WIDTH, LINE, TOP, RIGHT = 900, 34, 64, 60
+NAMED = 380
+"""The most room to the left, for the names of the variants."""
 STYLE = (
     ".range{stroke:var(--bar);stroke-width:3;stroke-linecap:round}.point{fill:var(--point)}"
     ".best .range{stroke:var(--best);opacity:.55}.best .point{fill:var(--best)}"
@@ -25,16 +27,17 @@ def draw(results: Results) -> str:
     )
     rules = ticks(min(shown, default=0.0), max(shown, default=1.0))
     low, high = rules[0], rules[-1]
-    height = TOP + ROW * len(lines) + 40
+    left = min(NAMED, 34 + LETTER * max((len(one.label) for one in lines), default=0))
+    height = TOP + LINE * len(lines) + 40
 
     def x(value: float) -> float:
-        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        return left + (value - low) / (high - low) * (WIDTH - left - RIGHT)
 
     parts = [
         text(20, 28, title(results), "title"),
         text(20, 48, "mean over the seeds, 95 % interval over seeds and rows; a ring for each seed", "dim"),
     ]
-    floor = TOP + ROW * len(lines)
+    floor = TOP + LINE * len(lines)
     for value, label in zip(rules, tick_labels(rules), strict=True):
         parts.append(line("rule", x(value), x(value), TOP, floor))
         parts.append(text(x(value), floor + 18, label, "dim middle"))
@@ -43,9 +46,9 @@ def draw(results: Results) -> str:
         parts.append(line("base", x(mark), x(mark), TOP, floor))
         parts.append(text(x(mark), floor + 34, name, "dim middle"))
     for number, one in enumerate(lines):
-        measured, y = one.quality[results.metric], TOP + ROW * number + ROW / 2
+        measured, y = one.quality[results.metric], TOP + LINE * number + LINE / 2
         row = [
-            text(LEFT - 14, y + 4, one.label, "end"),
+            text(left - 14, y + 4, one.label, "end"),
             line("range", x(measured.low), x(measured.high), y, y),
             dot("point", x(measured.value), y, 5.5),
             *(dot("seed", x(value), y, 3) for value in measured.seeds),

@@ -14,7 +14,7 @@ from burnish.core.ticks import log_ticks, tick_labels, ticks, widen
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 900, 380, 74, 54, 52
 INSET = 10
 """From the frame to points that are shifted."""
-SAMPLE, BARE, NAMED = 44, 30, 380
+SAMPLE, BARE, NAMED = 52, 30, 380
 """Room to the right of a panel: for the sample before a name, without names, and the most for names."""
 STYLE = (
     ".line{fill:none;stroke:var(--point);stroke-width:1.5}.dot{fill:var(--point)}"
