@@ -246,7 +246,7 @@ def adalora(model: PreTrainedModel, config: AdaloraConfig, seed: int) -> Parts:
     Raises:
         UserError: A target matches nothing or is no linear map, or the rank exceeds the smaller side of one.
     """
-    sites = select(model, list(config.targets) if isinstance(config.targets, tuple) else config.targets)
+    sites = select(model, config.targets)
     refuse_without_matrix(sites, tables=False, name="AdaLoRA")
     refuse_high_ranks([Plan(site, config.rank, config.scale) for site in sites])
     return Parts(

@@ -12,13 +12,16 @@ from transformers.pytorch_utils import Conv1D
 from burnish.adapters.base import MethodConfig, Placed
 from burnish.adapters.lora_layers import sides
 from burnish.adapters.lora_peft import UNREAD, targets_of
-from burnish.adapters.peft_format import OWN, split_tensors
+from burnish.adapters.peft_format import OWN, refuse_misfit, refuse_unread, split_tensors
 from burnish.core.config import build
-from burnish.core.errors import UserError
 from burnish.models.anatomy import Site
 
 C = TypeVar("C", bound=MethodConfig)
 
+HARMLESS = {
+    key: (*UNREAD.get(key, ()), False, None)
+    for key in ("bias", "modules_to_save", "lora_bias", "use_dora", "use_rslora")
+}
 NAMES = {"lora_A": "A", "lora_B": "B", "lora_E": "E"}
 
 
@@ -58,13 +61,7 @@ def from_peft_values(
     Raises:
         UserError: Something is asked for that we do not read, or a tensor does not fit.
     """
-    for key in ("bias", "modules_to_save", "lora_bias", "use_dora", "use_rslora"):
-        if key in values and values[key] not in (*UNREAD.get(key, ()), False, None):
-            raise UserError(
-                f"the adapter uses `{key}: {values[key]!r}`, which Burnish's AdaLoRA does not read",
-                where="adapter_config.json",
-                fix="load it with `peft`, or merge it there first",
-            )
+    refuse_unread(values, HARMLESS, "AdaLoRA")
     given = {
         "rank": values.get("init_r"),
         "target_rank": min(values.get("target_r") or 1, values.get("init_r") or 1),
@@ -79,7 +76,8 @@ def from_peft_values(
     config = build(kind, given, where="adapter_config.json")
     found = split_tensors(model, tensors, NAMES, values)
     for site, factors in found:
-        _refuse_misfit(site, factors)
+        (inner, outer), rank = sides(site.host) or (0, 0), len(factors["E"])
+        refuse_misfit(site, factors, {"A": (rank, inner), "B": (outer, rank), "E": (rank, 1)})
     own = values.get(OWN)
     if isinstance(own, kind) and _same(own, config):
         config = own
@@ -94,17 +92,3 @@ def _same(own: Any, read: Any) -> bool:
         read.scale,
         read.dropout,
     )
-
-
-def _refuse_misfit(site: Site, factors: Mapping[str, Tensor]) -> None:
-    inner, outer = sides(site.host) or (0, 0)
-    rank = len(factors["E"])
-    wanted = {"A": (rank, inner), "B": (outer, rank), "E": (rank, 1)}
-    for key, tensor in factors.items():
-        if tuple(tensor.shape) != wanted[key]:
-            raise UserError(
-                f"the adapter belongs to another base: {key} of `{site.name}` is {tuple(tensor.shape)}, "
-                f"this model needs {wanted[key]}",
-                where="adapter_model.safetensors",
-                fix="load the adapter onto the base that its adapter_config.json names",
-            )

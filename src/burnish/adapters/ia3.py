@@ -135,6 +135,6 @@ def ia3(model: PreTrainedModel, config: Ia3Config, seed: int) -> Parts:
     Raises:
         UserError: A target matches nothing or is no linear map, or the architecture is not known to `auto`.
     """
-    chosen = _automatic(model) if config.targets == "auto" else select(model, _listed(config.targets))
+    chosen = _automatic(model) if config.targets == "auto" else select(model, config.targets)
     inner = {site.name for site in _among(model, config.feedforward, chosen)}
     return Parts(placed=tuple(Placed(site, _adapter(site, site.name in inner)) for site in chosen))

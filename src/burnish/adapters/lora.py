@@ -41,7 +41,7 @@ def lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> Parts:
         UserError: A target or a pattern matches nothing, a target has no matrix, the rank exceeds the smaller side of
             one, or the start does not fit it.
     """
-    sites = select(model, list(config.targets) if isinstance(config.targets, tuple) else config.targets)
+    sites = select(model, config.targets)
     refuse_without_matrix(sites)
     planned = plans(model, config, sites)
     refuse_high_ranks(planned)

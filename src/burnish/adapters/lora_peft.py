@@ -22,7 +22,7 @@ from burnish.adapters.base import MethodConfig, Parts, Placed, site_generator
 from burnish.adapters.lora_config import LoraConfig, Plan, plans
 from burnish.adapters.lora_init import RESIDUAL
 from burnish.adapters.lora_layers import KINDS, DoraAdapter, LoraAdapter, is_plain_matrix, sides
-from burnish.adapters.peft_format import OWN, split_tensors
+from burnish.adapters.peft_format import OWN, refuse_misfit, refuse_unread, split_tensors
 from burnish.core.config import build
 from burnish.core.errors import UserError
 from burnish.models.anatomy import Site
@@ -113,13 +113,7 @@ def from_peft(
     Raises:
         UserError: Something is asked for that we do not read, or the tensors do not fit.
     """
-    for key, harmless in UNREAD.items():
-        if key in values and values[key] not in harmless:
-            raise UserError(
-                f"the adapter uses `{key}: {values[key]!r}`, which Burnish's LoRA does not read",
-                where="adapter_config.json",
-                fix="load it with `peft`, or merge it there first",
-            )
+    refuse_unread(values, UNREAD, "LoRA")
     config = _config(values)
     names = {**FACTORS, **MAGNITUDE} if config.dora else FACTORS
     found = split_tensors(model, tensors, names, values)
@@ -168,14 +162,7 @@ def _read(site: Site, config: LoraConfig, values: Mapping[str, Any], factors: Ma
     rank = int(_by_pattern(values.get("rank_pattern"), site.name, config.rank))
     alpha = _by_pattern(values.get("alpha_pattern"), site.name, config.resolved_alpha)
     wanted = {"A": (rank, shape[0]), "B": (shape[1], rank), "magnitude": (shape[1],)}
-    for key, tensor in factors.items():
-        if tuple(tensor.shape) != wanted[key]:
-            raise UserError(
-                f"the adapter belongs to another base: {key} of `{site.name}` is {tuple(tensor.shape)}, "
-                f"this model needs {wanted[key]}",
-                where="adapter_model.safetensors",
-                fix="load the adapter onto the base that its adapter_config.json names",
-            )
+    refuse_misfit(site, factors, wanted)
     if config.dora and not is_plain_matrix(site.host):
         raise UserError(
             f"DoRA reads the base's weights, and those of `{site.name}` are packed into few bits",

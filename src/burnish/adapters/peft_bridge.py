@@ -39,7 +39,8 @@ from burnish.core.errors import UserError
 from burnish.core.files import write_atomic
 from burnish.core.names import suggestion
 from burnish.models.anatomy import ALL_LINEAR, Site, select, sites
-from burnish.models.quantize import is_quantized, no_notes
+from burnish.models.bitsandbytes_library import no_notes
+from burnish.models.quantize import is_quantized
 
 PEFT = "peft:"
 SET = "default"  # what `peft` calls the one set of each of its layers

@@ -129,6 +129,47 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return values, {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
 
 
+def refuse_unread(values: Mapping[str, Any], harmless: Mapping[str, Sequence[Any]], method: str) -> None:
+    """Refuse a configuration that asks for what would change the outputs and is not read here.
+
+    Args:
+        values: Of `peft`.
+        harmless: The values that change nothing, by key.
+        method: The method as people call it.
+
+    Raises:
+        UserError: There is another value.
+    """
+    for key, known in harmless.items():
+        if key in values and values[key] not in known:
+            raise UserError(
+                f"the adapter uses `{key}: {values[key]!r}`, which Burnish's {method} does not read",
+                where=CONFIG,
+                fix="load it with `peft`, or merge it there first",
+            )
+
+
+def refuse_misfit(site: Site, tensors: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> None:
+    """Refuse the tensors of an adapter that was trained on another base.
+
+    Args:
+        site: Where it sits.
+        tensors: By our name.
+        wanted: The shape of each on this base.
+
+    Raises:
+        UserError: One has another shape.
+    """
+    for key, tensor in tensors.items():
+        if tuple(tensor.shape) != tuple(wanted[key]):
+            raise UserError(
+                f"the adapter belongs to another base: {key} of `{site.name}` is {tuple(tensor.shape)}, "
+                f"this model needs {tuple(wanted[key])}",
+                where=WEIGHTS,
+                fix="load the adapter onto the base that its adapter_config.json names",
+            )
+
+
 def split_tensors(
     model: PreTrainedModel, tensors: Mapping[str, Tensor], suffixes: Mapping[str, str], values: Mapping[str, Any]
 ) -> list[tuple[Site, dict[str, Tensor]]]:

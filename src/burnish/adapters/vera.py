@@ -19,7 +19,7 @@ from burnish.adapters.base import MethodConfig, Parts, Placed, method
 from burnish.adapters.lora import refuse_without_matrix
 from burnish.adapters.lora_layers import LowRank, sides
 from burnish.adapters.lora_peft import targets_of
-from burnish.adapters.peft_format import OUTSIDE, split_tensors
+from burnish.adapters.peft_format import OUTSIDE, refuse_misfit, refuse_unread, split_tensors
 from burnish.core.config import build
 from burnish.core.errors import UserError
 from burnish.models.anatomy import Site, select
@@ -135,13 +135,7 @@ UNREAD: dict[str, tuple[Any, ...]] = {"bias": ("none", None), "modules_to_save":
 def _from_peft(
     model: PreTrainedModel, values: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> tuple[MethodConfig, Parts]:
-    for key, harmless in UNREAD.items():
-        if key in values and values[key] not in harmless:
-            raise UserError(
-                f"the adapter uses `{key}: {values[key]!r}`, which Burnish's VeRA does not read",
-                where="adapter_config.json",
-                fix="load it with `peft`, or merge it there first",
-            )
+    refuse_unread(values, UNREAD, "VeRA")
     given = {
         "rank": values.get("r"),
         "d_initial": values.get("d_initial", 0.1),
@@ -177,17 +171,10 @@ def _shared(config: VeraConfig, shapes: Sequence[tuple[int, int]], tensors: Mapp
 
 def _filled(site: Site, config: VeraConfig, shared: Projections, vectors: Mapping[str, Tensor]) -> Placed:
     adapter = VeraAdapter(site.host, shared, config.d_initial, config.dropout)
-    for key, tensor in vectors.items():
-        parameter = adapter.get_parameter(key)
-        if tensor.shape != parameter.shape:
-            raise UserError(
-                f"the adapter belongs to another base: {key} of `{site.name}` is {tuple(tensor.shape)}, "
-                f"this model needs {tuple(parameter.shape)}",
-                where="adapter_model.safetensors",
-                fix="load the adapter onto the base that its adapter_config.json names",
-            )
-        with torch.no_grad():
-            parameter.copy_(tensor)
+    refuse_misfit(site, vectors, {key: adapter.get_parameter(key).shape for key in vectors})
+    with torch.no_grad():
+        for key, tensor in vectors.items():
+            adapter.get_parameter(key).copy_(tensor)
     return Placed(site, adapter)
 
 
@@ -207,7 +194,7 @@ def vera(model: PreTrainedModel, config: VeraConfig, seed: int) -> Parts:
     Raises:
         UserError: A target matches nothing, or is no linear map.
     """
-    sites = select(model, list(config.targets) if isinstance(config.targets, tuple) else config.targets)
+    sites = select(model, config.targets)
     refuse_without_matrix(sites, tables=False, name="VeRA")
     shared = projections(config.rank, [sides(s.host) or (0, 0) for s in sites], config.projection_seed)
     return Parts(placed=tuple(Placed(s, VeraAdapter(s.host, shared, config.d_initial, config.dropout)) for s in sites))

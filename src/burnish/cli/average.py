@@ -35,4 +35,4 @@ def command(
         raise UserError("`--last` and `--ema` contradict each other", fix="give one of them")
     console = Console(stderr=True, highlight=False)
     result = average_run(run, last=last, ema=ema, heard=lambda text: console.print(text, style="dim"))
-    return show_afterwards(result, 0.01, as_json=json)
+    return show_afterwards(result, as_json=json)

@@ -15,9 +15,10 @@ from rich.text import Text
 
 from burnish.cli.turns import bars
 from burnish.compare import words
+from burnish.compare.basis import NAMES
 from burnish.compare.outcome import Outcome
 from burnish.compare.race import Stand
-from burnish.compare.results import NAMES, Results, verdict
+from burnish.compare.results import Results, verdict
 from burnish.compare.run import Listener
 from burnish.compare.trials import Trial
 

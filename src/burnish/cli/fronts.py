@@ -12,11 +12,12 @@ from rich.text import Text
 
 from burnish.compare.afterwards import Afterwards
 from burnish.compare.front_page import LEFT, Table, caption, table_of, write_page
-from burnish.compare.plane import draw
+from burnish.compare.plane import plane_of
 from burnish.core.errors import UserError
 from burnish.core.files import finite
 
 WIDE = 150
+ABOUT = {"interpolation": "; alpha 0 is the original and alpha 1 the tuned model", "average": ""}
 TITLES = {"interpolation": "Between the original and the tuned model", "average": "Averaged checkpoints"}
 
 
@@ -66,21 +67,13 @@ def show_words(console: Console, words: Sequence[str]) -> None:
         console.print(Text(sentence, style="bold green" if number == 0 else ""), soft_wrap=True)
 
 
-def show_afterwards(result: Afterwards, tolerance: float, *, as_json: bool) -> int:
+def show_afterwards(result: Afterwards, *, as_json: bool) -> int:
     """Print and write what came of a finished run."""
     advice = result.advice
-    table = table_of(result.options, result.places, result.metric, advice, first="weights")
-    taken = advice.label if advice else ""
-    svg = draw(
-        result.options,
-        result.places,
-        result.metric,
-        tolerance=tolerance,
-        taken=taken,
-        joined=result.kind == "interpolation",
-    )
+    table = table_of(result, first="weights")
+    svg = plane_of(result, joined=result.kind == "interpolation")
     page = result.run / f"{result.kind}.html"
-    about, words = caption(result.metric, result.rows, "validation", 1), advice.words if advice else ()
+    about, words = f"{caption(result, 1)}{ABOUT[result.kind]}", advice.words if advice else ()
     write_page(page, table, svg, title=TITLES[result.kind], subject=str(result.run), verdict=words, about=about)
     if as_json:
         typer.echo(encoder.dumps(finite(result.to_json()), ensure_ascii=False))

@@ -36,4 +36,4 @@ def command(
     console = Console(stderr=True, highlight=False)
     places, share = read_alphas(alphas), read_share(tolerance)
     result = interpolate_run(run, places, share, heard=lambda text: console.print(text, style="dim"))
-    return show_afterwards(result, share, as_json=json)
+    return show_afterwards(result, as_json=json)

@@ -64,9 +64,14 @@ def command(
     return 0
 
 
+LETTERS = {"R": "R the recipe's rate", "S": "S suggested", "*": "* suggested, and the recipe's rate"}
+
+
 def show(found: RangeTest, console: Console) -> None:
     """The curve, what it says, and the line for the recipe."""
     from rich.text import Text
+
+    from burnish.diagnose.rates import written
 
     finding = found.finding()
     console.print()
@@ -78,11 +83,11 @@ def show(found: RangeTest, console: Console) -> None:
     console.print(Text(finding.why, style="dim"), soft_wrap=True)
     console.print(Text(f"the recipe trains with {found.recipe_rate:.2g}: {found.recipe_reason}", style="dim"))
     if found.suggestion.rate is not None:
-        console.print(f"\n[dim]# into the recipe[/dim]\ntrain: {{learning_rate: {found.suggestion.rate:.1e}}}")
+        console.print(f"\n[dim]# into the recipe[/dim]\ntrain: {{learning_rate: {written(found.suggestion.rate)}}}")
 
 
 def plot(found: RangeTest) -> Iterator[str]:
-    """The smoothed loss against the logarithm of the rate; `R` marks the recipe's rate, `S` the suggested."""
+    """The smoothed loss against the logarithm of the rate; `R` marks the recipe's rate, `S` the suggested, `*` both."""
     import math
 
     import numpy as np
@@ -98,15 +103,19 @@ def plot(found: RangeTest) -> Iterator[str]:
     cells = [[" "] * WIDTH for _ in range(HEIGHT)]
     for column, row in zip(columns, rows, strict=True):
         cells[HEIGHT - 1 - row][column] = "•"
+    decimals = min(6, max(0, math.ceil(-math.log10(span / (HEIGHT - 1)))))
     for number, line in enumerate(cells):
         value = top - span * number / (HEIGHT - 1)
-        yield f"{value:8.3g} ┤{''.join(line).rstrip()}"
+        yield f"{value:8.{decimals}f} ┤{''.join(line).rstrip()}"
     marks = [" "] * WIDTH
     for rate, letter in ((found.recipe_rate, "R"), (found.suggestion.rate, "S")):
         place = (math.log10(rate) - logs[0]) / max(1e-9, logs[-1] - logs[0]) if rate else -1.0
         if 0 <= place <= 1:
-            marks[round(place * (WIDTH - 1))] = letter
+            column = round(place * (WIDTH - 1))
+            marks[column] = letter if marks[column] == " " else "*"
     yield f"{'':8} └{'─' * WIDTH}"
     yield f"{'':10}{''.join(marks).rstrip()}"
     ends = f"{found.rates[0]:.1e}", f"{found.rates[-1]:.1e}"
+    shown = [word for letter, word in LETTERS.items() if letter in marks]
+    yield f"{'':10}{', '.join(shown)}"
     yield f"{'':10}{ends[0]}{'learning rate'.center(WIDTH - len(ends[0]) - len(ends[1]))}{ends[1]}"

@@ -117,8 +117,7 @@ def show(plan: Plan, config: RunConfig, console: Console) -> None:
     console.print(table)
     console.print()
     style = "green" if plan.hit else "yellow"
-    verdict = "within 2 % of the budget" if plan.hit else "more than 2 % off the budget"
-    console.print(Text(f"{plan.total:,} parameters, {plan.error:+.2%}: {verdict}", style=style))
+    console.print(Text(plan.judged, style=style))
     for note in (*plan.notes, *head_note(config)):
         console.print(Text(f"note: {note}", style="dim"), soft_wrap=True)
     console.print("\n[dim]# into the recipe[/dim]")

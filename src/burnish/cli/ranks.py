@@ -111,8 +111,7 @@ def show(plan: RankPlan, found: Sequence[Salience], console: Console) -> None:
     ranks = plan.ranks
     console.print(grid([(one.layer, one.role, float(ranks[one.name])) for one in found], lambda value: f"{value:g}"))
     style = "green" if plan.hit else "yellow"
-    verdict = "within 2 % of the budget" if plan.hit else "more than 2 % off the budget"
-    console.print(Text(f"\n{plan.total:,} parameters, {plan.error:+.2%}: {verdict}", style=style))
+    console.print(Text(f"\n{plan.judged}", style=style))
 
 
 def _shares(key: str, shares: Mapping[str, tuple[float, float, float]], found: Sequence[Salience]) -> Table:

@@ -164,7 +164,7 @@ def show(found: Recommendation, console: Console) -> None:
 
     from burnish.cli.fronts import show_words
     from burnish.compare import words
-    from burnish.compare.results import NAMES as METRIC_NAMES
+    from burnish.compare.basis import NAMES as METRIC_NAMES
 
     verdict = found.verdict
     if not console.is_terminal:
@@ -176,14 +176,14 @@ def show(found: Recommendation, console: Console) -> None:
         return
     console.print(Text(f"\n{METRIC_NAMES[verdict.metric]} on {verdict.rows:,} validation rows", style="bold"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("method", "value", "95 % interval", "seeds", "updates", "minus the rule's", ""):
+    for name in ("method", "value", "95 % interval", "seeds", "updates", "difference to the rule's", ""):
         table.add_column(name, justify="left" if name in ("method", "") else "right", no_wrap=bool(name))
     against = {pair.first: pair.difference for pair in verdict.pairs}
     for line in verdict.lines:
         one, pair = line.value, against.get(line.label)
-        beside = f"{pair.value:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]" if pair else ""
+        beside = f"{pair.value:+.3f} ({pair.low:+.3f} to {pair.high:+.3f})" if pair else ""
         remark = "the rule's" if line.label == verdict.rule else ""
-        remark = line.why_not or remark or ("" if line.finalist else "out at a stop")
+        remark = "failed" if line.why_not else remark or ("" if line.finalist else "stopped early")
         table.add_row(
             Text(line.label, style="bold green" if line.label == verdict.method else ""),
             words.quality(one) if one else words.DASH,
@@ -194,3 +194,6 @@ def show(found: Recommendation, console: Console) -> None:
             Text(remark, style="red" if line.why_not else "dim"),
         )
     console.print(table)
+    for line in verdict.lines:
+        if line.why_not:
+            console.print(Text(f"{line.label}: ", style="red").append(line.why_not, style="default"), soft_wrap=True)

@@ -93,7 +93,7 @@ def show(found: Searched, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from burnish.compare.results import NAMES as METRIC_NAMES
+    from burnish.compare.basis import NAMES as METRIC_NAMES
 
     counts = {
         state: sum(t["state"] == state for t in found.trials) for state in ("complete", "pruned", "fail", "running")

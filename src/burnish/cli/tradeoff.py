@@ -78,5 +78,5 @@ def command(
         typer.echo(f"\npage        {folder / PAGE}\nnumbers     {folder / RESULTS}")
     plain = folder / "runs" / f"{PLAIN}-seed0"
     if interpolate and (plain / "final").is_dir():
-        return show_afterwards(interpolate_run(plain, tolerance=share), share, as_json=False)
+        return show_afterwards(interpolate_run(plain, tolerance=share), as_json=False)
     return 0

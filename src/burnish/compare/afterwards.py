@@ -17,11 +17,12 @@ from torch import Tensor
 from burnish.adapters.attach import sets_of
 from burnish.adapters.training import handed_over
 from burnish.checkpoint.store import Checkpoint, CheckpointStore
-from burnish.compare.front import Advice, Option, Place, advise, places
+from burnish.compare.basis import settled
+from burnish.compare.front import Option, Weighed
 from burnish.compare.outcome import scored_of
 from burnish.compare.retained import Meter, meter_of
 from burnish.compare.run import deciding
-from burnish.compare.statistics import METRICS, Scored, estimate, resampled
+from burnish.compare.statistics import Scored, estimate, resampled
 from burnish.compose.average import mean_of
 from burnish.compose.line import Line, line_between, line_of
 from burnish.core.errors import UserError
@@ -35,61 +36,42 @@ from burnish.train.handover import read_recipe, write_export
 from burnish.train.rescore import Target, open_target
 from burnish.train.tasks import load_new
 
+EXPORTS = {"interpolation": "interpolated", "average": "averaged"}
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 Heard = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Afterwards:
+@dataclass(frozen=True, kw_only=True)
+class Afterwards(Weighed):
     """What came of it.
 
     Attributes:
         run: The run.
         kind: ``interpolation`` or ``average``.
-        metric: The metric of the task.
-        rows: How many validation rows.
-        options: What was scored.
-        places: Where each stands.
-        advice: Which one to take.
-        export: The folder that was written.
-        of: What the export holds.
+        export: The folder that is written.
+        made: What it holds; empty for the option that is advised.
     """
 
     run: Path
     kind: str
-    metric: str
-    rows: int
-    options: tuple[Option, ...]
-    places: dict[str, Place]
-    advice: Advice | None
     export: Path
-    of: str
+    made: str = ""
+
+    @property
+    def of(self) -> str:
+        """What the export holds."""
+        return self.made or (self.advice.label if self.advice else "")
 
     def to_json(self) -> dict[str, Any]:
         """For the file beside the run."""
         return {
             "run": str(self.run),
             "kind": self.kind,
-            "metric": self.metric,
-            "split": "validation",
-            "rows": self.rows,
-            "options": [option_json(option, self.places[option.label]) for option in self.options],
-            "advice": self.advice.to_json() if self.advice else None,
+            **self.basis(),
+            "options": [self.option_json(option) for option in self.options],
             "export": str(self.export),
             "of": self.of,
         }
-
-
-def option_json(option: Option, place: Place) -> dict[str, Any]:
-    """One option for a file of results."""
-    return {
-        "label": option.label,
-        "task": option.task.to_json(),
-        "retention": option.kept.to_json() if option.kept else None,
-        "on_front": place.on_front,
-        "beaten_by": place.beaten_by or None,
-        "clearly": place.clearly,
-    }
 
 
 class Judge:
@@ -115,9 +97,27 @@ class Judge:
         run = self._scored()
         if self._weights is None:
             self._weights = resampled(len(run.ids))
-            wanted = deciding(self.target.config)
-            self.metric = wanted if wanted in METRICS and (wanted == "loss" or run.classes) else "loss"
+            self.metric = settled(deciding(self.target.config), run)
         return Option(label, estimate([run], self.metric, self._weights), self.meter() if self.meter else None)
+
+    def judged(
+        self, path: Path, kind: str, options: Sequence[Option], tolerance: float, *, plain: str = "", made: str = ""
+    ) -> Afterwards:
+        """What the options of a run come to; its export is still to be written."""
+        config = self.target.config
+        return Afterwards(
+            metric=self.metric,
+            split="validation",
+            rows=self.target.split.questions,
+            about={"recipe": config.name, "model": config.model.path},
+            options=tuple(options),
+            tolerance=tolerance,
+            plain=plain,
+            run=path,
+            kind=kind,
+            export=path / EXPORTS[kind],
+            made=made,
+        )
 
     def _scored(self) -> Scored:
         split = self.target.split
@@ -151,14 +151,10 @@ def interpolate_run(
         heard(f"scoring {label}")
         line.move_(alpha)
         found.append(judge.option(label))
-    standing = places(found, judge.metric)
-    advice = advise(found, judge.metric, tolerance, plain="alpha 1")
-    assert advice is not None
-    line.move_(chosen[advice.label])
+    result = judge.judged(path, "interpolation", found, tolerance, plain="alpha 1")
+    line.move_(chosen[result.of])
     heard("writing what is recommended")
-    export = write_export(path / "interpolated", target.loaded, config)
-    rows = target.split.questions
-    result = Afterwards(path, "interpolation", judge.metric, rows, tuple(found), standing, advice, export, advice.label)
+    write_export(result.export, target.loaded, config)
     write_json(path / "interpolation.json", result.to_json())
     return result
 
@@ -188,10 +184,8 @@ def average_run(
         if state is not None:
             _put(target, *state)
         options.append(judge.option(label))
-    export = write_export(path / "averaged", target.loaded, config)
-    standing, advice = places(options, judge.metric), advise(options, judge.metric, tolerance)
-    rows = target.split.questions
-    result = Afterwards(path, "average", judge.metric, rows, tuple(options), standing, advice, export, what)
+    result = judge.judged(path, "average", options, tolerance, made=what)
+    write_export(result.export, target.loaded, config)
     write_json(path / "average.json", result.to_json())
     return result
 

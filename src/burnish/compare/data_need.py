@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from burnish.compare.basis import settled
 from burnish.compare.need_page import write_need_page
 from burnish.compare.need_words import Need, answers
 from burnish.compare.outcome import Outcome
 from burnish.compare.run import Listener, Outcomes, deciding, refuse_all_refused, run_trials
-from burnish.compare.standings import settled, value_of
+from burnish.compare.standings import value_of
 from burnish.compare.statistics import METRICS
 from burnish.compare.trials import Wanted, prepare
 from burnish.compare.variants import Variant
@@ -127,8 +128,7 @@ def gathered(wanted: NeedWanted, arms: Mapping[str, int], outcomes: Outcomes, fa
     """What is known so far."""
     config = wanted.config
     first: Outcome | None = next((found[0] for found in outcomes.values() if found), None)
-    metric = deciding(config)
-    metric = settled(metric, first.scored if first else None)
+    metric = settled(deciding(config), first.scored if first else None)
     values: dict[int, tuple[float, ...]] = {}
     for label, size in arms.items():
         runs: Sequence[Outcome] = [o for o in outcomes.get(label, ()) if first and o.scored.ids == first.scored.ids]
@@ -138,16 +138,16 @@ def gathered(wanted: NeedWanted, arms: Mapping[str, int], outcomes: Outcomes, fa
     if len(values) == len(arms) and not failures:
         curve = fit_learning_curve(values, higher=METRICS[metric][1], limit=LIMITS[metric])
     return Need(
-        metric,
-        first.split if first else "",
-        len(first.scored.ids) if first else 0,
-        values,
-        {size: length_words(wanted, size) for size in arms.values()},
-        curve,
-        answers(curve, metric, wanted.targets, wanted.rows) if curve else (),
-        dict(failures),
-        {"recipe": config.name, "model": config.model.path, "seeds": wanted.seeds, "sizes": list(arms.values()),
-         "least_updates": wanted.least_updates},
+        metric=metric,
+        split=first.split if first else "",
+        rows=len(first.scored.ids) if first else 0,
+        values=values,
+        passes={size: length_words(wanted, size) for size in arms.values()},
+        curve=curve,
+        answers=answers(curve, metric, wanted.targets, wanted.rows) if curve else (),
+        failed=dict(failures),
+        about={"recipe": config.name, "model": config.model.path, "seeds": wanted.seeds, "sizes": list(arms.values()),
+               "least_updates": wanted.least_updates},
     )  # fmt: skip
 
 

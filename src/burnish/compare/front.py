@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from burnish.compare.results import NAMES
-from burnish.compare.statistics import METRICS, Estimate
+from burnish.compare.basis import NAMES, Basis, better
+from burnish.compare.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,6 @@ class Place:
     on_front: bool
     beaten_by: str = ""
     clearly: bool = False
-
-
-def better(metric: str) -> float:
-    """1 where more of a metric is better, -1 where less is."""
-    return 1.0 if METRICS[metric][1] else -1.0
 
 
 def places(options: Sequence[Option], metric: str) -> dict[str, Place]:
@@ -183,3 +179,44 @@ def _beside(best: Option, options: Sequence[Option], metric: str, plain: str) ->
     gain = better(metric) * (best.task.value - other.task.value)
     less = f"gives up {-gain:.3f} of the task" if gain < 0 else f"is better in the task by {gain:.3f}"
     return [f"{said}; `{best.label}` wins back {back:.0%} of what that loses, and {less}."]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighed(Basis):
+    """Options, and what is said of them.
+
+    Attributes:
+        options: Those with numbers, in the order in which they were given.
+        tolerance: How much of what the model knew may be lost, as a share.
+        plain: The label of the untreated way.
+    """
+
+    options: tuple[Option, ...]
+    tolerance: float
+    plain: str = ""
+
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        """Where each stands, by its label."""
+        return places(self.options, self.metric)
+
+    @cached_property
+    def advice(self) -> Advice | None:
+        """Which one to take; None without options."""
+        return advise(self.options, self.metric, self.tolerance, self.plain)
+
+    def option_json(self, option: Option) -> dict[str, Any]:
+        """An option for a file of results."""
+        place = self.places[option.label]
+        return {
+            "label": option.label,
+            "task": option.task.to_json(),
+            "retention": option.kept.to_json() if option.kept else None,
+            "on_front": place.on_front,
+            "beaten_by": place.beaten_by or None,
+            "clearly": place.clearly,
+        }
+
+    def basis(self) -> dict[str, Any]:
+        """The beginning of a file of results, with the advice."""
+        return {**super().basis(), "advice": self.advice.to_json() if self.advice else None}

@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from burnish.compare.front import Advice, Option, Place
-from burnish.compare.results import NAMES
+from burnish.compare.basis import seeds_in_words
+from burnish.compare.front import Option, Place, Weighed
+from burnish.compare.templates import filled
 from burnish.compare.words import DASH, arrow
 from burnish.core.files import write_atomic
 
-HERE = Path(__file__).parent
 CHANGES = "changes of the recipe"
-LEFT = ("stands", "against the best", CHANGES)
+LEFT = ("stands", "status", "trained for", "against the best", CHANGES)
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,7 @@ class Table:
 
 
 def table_of(
-    options: Sequence[Option],
-    places: Mapping[str, Place],
-    metric: str,
-    advice: Advice | None,
+    found: Weighed,
     *,
     first: str,
     facts: Mapping[str, Sequence[str]] | None = None,
@@ -45,29 +41,32 @@ def table_of(
     """One line for every option.
 
     Args:
-        options: In the order in which they are shown.
-        places: Where each stands.
-        metric: The metric of the task.
-        advice: What is recommended.
+        found: The options.
         first: Name of the first column.
         facts: Further cells by label.
         fact_names: Their columns.
     """
-    header = (first, NAMES[metric], "95 % interval", "kept", "95 % interval ", "stands", *fact_names)
+    measured = any(option.kept is not None for option in found.options)
+    kept = ("kept", "95 % interval ", "stands") if measured else ()
+    header = (first, found.name, "95 % interval", *kept, *fact_names)
     rows = []
-    for option in options:
-        kept = option.kept
+    for option in found.options:
         cells = (
             option.label,
             f"{option.task.value:.3f}",
             f"{option.task.low:.3f} to {option.task.high:.3f}",
-            f"{kept.value:.1%}" if kept else DASH,
-            f"{kept.low:.1%} to {kept.high:.1%}" if kept else DASH,
-            standing(places[option.label]) if kept else DASH,
+            *(_kept(option, found.places[option.label]) if measured else ()),
             *(facts or {}).get(option.label, ()),
         )
-        rows.append((cells, advice is not None and option.label == advice.label))
+        rows.append((cells, found.advice is not None and option.label == found.advice.label))
     return Table(header, tuple(rows))
+
+
+def _kept(option: Option, place: Place) -> tuple[str, str, str]:
+    kept = option.kept
+    if kept is None:
+        return DASH, DASH, DASH
+    return f"{kept.value:.1%}", f"{kept.low:.1%} to {kept.high:.1%}", standing(place)
 
 
 def standing(place: Place) -> str:
@@ -77,13 +76,12 @@ def standing(place: Place) -> str:
     return f"beaten by {place.beaten_by}" + ("" if place.clearly else ", within the noise")
 
 
-def caption(metric: str, rows: int, split: str, seeds: int) -> str:
+def caption(found: Weighed, seeds: int) -> str:
     """What the numbers are of."""
-    times = "1 seed" if seeds == 1 else f"{seeds} seeds"
-    return (
-        f"{NAMES[metric]} on {rows:,} {split} rows, {times}, {arrow(metric)}; kept: what is left of what the original "
-        "knew, 100 % where nothing was lost"
-    )
+    words = f"{found.measured_on}, {seeds_in_words(seeds)}, {arrow(found.metric)}"
+    if all(option.kept is None for option in found.options):
+        return words
+    return f"{words}; kept: what is left of what the original knew, 100 % where nothing was lost"
 
 
 def write_page(
@@ -95,13 +93,24 @@ def write_page(
     subject: str,
     verdict: Sequence[str],
     about: str,
+    command: str = "",
     notes: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
 ) -> None:
-    """Write the page, whole or not at all; every label is escaped."""
-    loader = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    text = loader.get_template("front.html.j2").render(
+    """Write the page, whole or not at all; every label is escaped.
+
+    Args:
+        path: The file.
+        table: Its table.
+        svg: Its drawing.
+        title: Its heading.
+        subject: Recipe and model.
+        verdict: What may be said, in sentences.
+        about: What the numbers of the table are of.
+        command: What to run now.
+        notes: What failed and why: a heading with names and reasons.
+    """
+    text = filled(
+        "front.html.j2",
         title=title,
         subject=subject,
         verdict=verdict,
@@ -110,6 +119,7 @@ def write_page(
         header=table.header,
         left=LEFT,
         rows=[{"cells": cells, "taken": taken} for cells, taken in table.rows],
+        command=command,
         notes=notes,
     )
     write_atomic(path, text.encode("utf-8", "replace"))

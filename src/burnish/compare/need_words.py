@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from burnish.compare.results import NAMES
+from burnish.compare.basis import NAMES, Basis
 from burnish.plan.learning_curve import FAR, Interval, LearningCurve
 
 TOLD = "cannot tell"
@@ -35,39 +35,28 @@ class Answer:
         return {"question": self.question, "known": self.known, "words": self.words, "value": value}
 
 
-@dataclass(frozen=True)
-class Need:
+@dataclass(frozen=True, kw_only=True)
+class Need(Basis):
     """What was found.
 
     Attributes:
-        metric: What decides.
-        split: The rows that all trainings are scored on, which none is trained on.
-        rows: How many they are.
         values: Quality by number of training rows, one for each seed.
         passes: Passes over the rows by their number.
         curve: Through the qualities; None until all sizes are trained.
         answers: To the questions.
         failed: Why sizes have no numbers.
-        about: What was asked.
     """
 
-    metric: str
-    split: str
-    rows: int
     values: dict[int, tuple[float, ...]]
     passes: dict[int, str]
     curve: LearningCurve | None
     answers: tuple[Answer, ...]
     failed: dict[str, str] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For ``data-need.json``."""
         return {
-            "about": self.about,
-            "metric": self.metric,
-            "split": self.split,
-            "rows": self.rows,
+            **self.basis(),
             "sizes": [{"rows": n, "values": list(v), "passes": self.passes[n]} for n, v in self.values.items()],
             "curve": self.curve.to_json() if self.curve else None,
             "answers": [one.to_json() for one in self.answers],

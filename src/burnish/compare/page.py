@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from burnish.compare import words
+from burnish.compare.basis import NAMES
 from burnish.compare.chart import draw
-from burnish.compare.results import NAMES, Results, verdict
+from burnish.compare.results import Results, verdict
+from burnish.compare.templates import filled
 from burnish.core.files import write_atomic
 
-HERE = Path(__file__).parent
+TITLE = "Methods compared"
 
 
 def write_page(results: Results, page: Path, chart: Path) -> None:
@@ -24,10 +25,10 @@ def write_page(results: Results, page: Path, chart: Path) -> None:
 
 def render(results: Results, svg: str) -> str:
     """The page as text; every label is escaped."""
-    loader = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    return loader.get_template("page.html.j2").render(
+    return filled(
+        "page.html.j2",
+        title=TITLE,
+        subject=words.about(results),
         results=results,
         words=words,
         verdict=verdict(results),

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from burnish.core.ticks import log_ticks, ticks, widen
+from burnish.compare.drawing import LETTER, ROW, dot, group, line, sheet, spread, text
+from burnish.core.ticks import log_ticks, tick_labels, ticks, widen
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 380, 74, 190, 54, 52
-STYLE = Markup(
-    "svg{--paper:#fff;--ink:#1f2430;--soft:#6b7280;--rule:#e4e0d8;--bar:#9aa5b8;--point:#6b7380;--best:#d9622b}"
-    "@media(prefers-color-scheme:dark){svg{--paper:#1c1f22;--ink:#e8e5df;--soft:#a3a8af;--rule:#33373c;--bar:#5d6673;"
-    "--point:#a3a8af;--best:#e9a46f}}"
-    "text{font:13px system-ui,sans-serif;fill:var(--ink)}.title{font-size:16px;font-weight:600}"
-    ".dim{fill:var(--soft);font-size:12px}.middle{text-anchor:middle}.end{text-anchor:end}.rule{stroke:var(--rule)}"
-    ".line{fill:none;stroke:var(--point);stroke-width:1.5}.bar{stroke:var(--bar);stroke-width:2}"
-    ".dot{fill:var(--point)}.best .line{stroke:var(--best);stroke-width:2.5}.best .bar{stroke:var(--best);opacity:.55}"
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 900, 380, 74, 54, 52
+INSET = 10
+"""From the frame to points that are shifted."""
+SAMPLE, BARE, NAMED = 52, 30, 380
+"""Room to the right of a panel: for the sample before a name, without names, and the most for names."""
+STYLE = (
+    ".line{fill:none;stroke:var(--point);stroke-width:1.5}.dot{fill:var(--point)}"
+    ".best .line{stroke:var(--best);stroke-width:2.5}.best .bar{stroke:var(--best);opacity:.55}"
     ".best .dot{fill:var(--best)}.faint .line{stroke:var(--bar);stroke-width:1.2;stroke-dasharray:5 3}"
-    ".faint .dot{fill:var(--paper);stroke:var(--point)}.band{fill:var(--best);opacity:.14}.back{fill:var(--paper)}"
-    ".mark{stroke:var(--ink);stroke-dasharray:2 4}"
+    ".faint .dot{fill:var(--paper);stroke:var(--point)}.band{fill:var(--best);opacity:.14}"
+    ".best .name{fill:var(--best);font-weight:600}.lead{stroke:var(--bar);stroke-dasharray:1 4}"
 )
 
 Point = tuple[float, float]
@@ -38,6 +38,7 @@ class Trace:
         line: Whether the points are joined.
         dots: Whether each is marked.
         bars: Intervals: x, low and high.
+        shift: Pixels to the right, for traces that would lie on each other.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Trace:
     line: bool = True
     dots: bool = False
     bars: Sequence[tuple[float, float, float]] = ()
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,11 @@ def draw_panels(panels: Sequence[Panel], name: str) -> str:
     shown = [panel for panel in panels if any(trace.points for trace in panel.traces)]
     if not shown:
         return ""
-    height = HEIGHT * len(shown)
     parts = [
         Markup('<g transform="translate(0 {})">{}</g>').format(i * HEIGHT, Markup("").join(_Frame(panel).parts()))
         for i, panel in enumerate(shown)
     ]
-    return str(
-        Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" '
-            'aria-label="{2}"><style>{3}</style><rect class="back" width="{0}" height="{1}"/>{4}</svg>\n'
-        ).format(WIDTH, height, name, STYLE, Markup("").join(parts))
-    )
+    return sheet(WIDTH, HEIGHT * len(shown), name, STYLE, parts)
 
 
 class _Frame:
@@ -94,6 +90,10 @@ class _Frame:
 
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
+        longest = max((len(trace.name) for trace in panel.traces), default=0)
+        self.right = WIDTH - (min(NAMED, SAMPLE + LETTER * longest) if longest else BARE)
+        widest = max((abs(trace.shift) for trace in panel.traces), default=0.0)
+        self.inset = widest + INSET if widest else 0.0
         points = [point for trace in panel.traces for point in trace.points if math.isfinite(point[1])]
         spans = [bar for trace in panel.traces for bar in trace.bars] + list(panel.band)
         xs = [x for x, _ in points] + [x for x, _, _ in spans] + [x for x, _ in panel.marks]
@@ -110,53 +110,77 @@ class _Frame:
         low, high = self.x_ends
         if self.panel.log:
             low, high, value = math.log(low), math.log(high), math.log(value)
-        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        width = self.right - LEFT - 2 * self.inset
+        return LEFT + self.inset + (value - low) / (high - low) * width
 
     def y(self, value: float) -> float:
         low, high = self.y_ends
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def parts(self) -> list[Markup]:
-        panel, floor, right = self.panel, HEIGHT - BOTTOM, WIDTH - RIGHT
-        parts = [_text(LEFT, 24, panel.title, "title"), _text(LEFT, 42, panel.note, "dim")]
-        for value in self.y_ticks:
-            parts.append(_line("rule", LEFT, right, self.y(value), self.y(value)))
-            parts.append(_text(LEFT - 10, self.y(value) + 4, f"{value:.4g}", "dim end"))
+        panel, floor, right = self.panel, HEIGHT - BOTTOM, self.right
+        parts = [text(LEFT, 24, panel.title, "title"), text(LEFT, 42, panel.note, "dim")]
+        for value, label in zip(self.y_ticks, tick_labels(self.y_ticks), strict=True):
+            parts.append(line("rule", LEFT, right, self.y(value), self.y(value)))
+            parts.append(text(LEFT - 10, self.y(value) + 4, label, "dim end"))
         for value in self.x_ticks:
             if self.x_ends[0] <= value <= self.x_ends[1]:
-                parts.append(_line("rule", self.x(value), self.x(value), TOP, floor))
-                parts.append(_text(self.x(value), floor + 18, _plain(value), "dim middle"))
-        parts.append(_text((LEFT + right) / 2, floor + 38, panel.x_label, "dim middle"))
+                parts.append(line("rule", self.x(value), self.x(value), TOP, floor))
+                parts.append(text(self.x(value), floor + 18, _plain(value), "dim middle"))
+        parts.append(text((LEFT + right) / 2, floor + 38, panel.x_label, "dim middle"))
         if panel.band:
             upper = [(self.x(x), self.y(high)) for x, _, high in panel.band]
             lower = [(self.x(x), self.y(low)) for x, low, _ in reversed(panel.band)]
             parts.append(Markup('<path class="band" d="{}Z"/>').format(_way([*upper, *lower])))
-        for place, word in panel.marks:
-            parts.append(_line("mark", self.x(place), self.x(place), TOP, floor))
-            parts.append(_text(self.x(place) + 5, TOP + 12, word, "dim"))
-        return parts + self._traces()
+        return [*parts, *self._marks(), *self._traces()]
+
+    def _marks(self) -> list[Markup]:
+        """Dotted lines with their words, beside the line and below each other; one line for marks at one place."""
+        words: dict[float, list[str]] = {}
+        for value, word in self.panel.marks:
+            words.setdefault(round(self.x(value), 1), []).append(word)
+        found = []
+        for number, (x, said) in enumerate(sorted(words.items())):
+            together = " = ".join(said)
+            fits = x + LETTER * len(together) < self.right
+            found.append(line("mark", x, x, TOP, HEIGHT - BOTTOM))
+            style = "dim" if fits else "dim end"
+            found.append(text(x + (5 if fits else -5), TOP + 12 + ROW * number, together, style))
+        return found
 
     def _traces(self) -> list[Markup]:
-        found, taken = [], list[float]()
+        found = []
+        named = [trace for trace in self.panel.traces if trace.name and self._places(trace)]
+        heights = spread([self._places(trace)[-1][1] for trace in named], ROW, TOP, HEIGHT - BOTTOM)
+        names = {id(trace): y for trace, y in zip(named, heights, strict=True)}
         for trace in self.panel.traces:
-            places = [(self.x(x), self.y(y)) for x, y in trace.points if math.isfinite(y)]
+            places = self._places(trace)
             if not places:
                 continue
-            parts = [_line("bar", self.x(x), self.x(x), self.y(low), self.y(high)) for x, low, high in trace.bars]
+            bars = [(self.x(x) + trace.shift, self.y(low), self.y(high)) for x, low, high in trace.bars]
+            parts = [line("bar", x, x, low, high) for x, low, high in bars]
             if trace.line and len(places) > 1:
                 parts.append(Markup('<path class="line" d="{}"/>').format(_way(places)))
             if trace.dots or len(places) == 1:
-                parts += [
-                    Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="4.5"/>').format(x, y) for x, y in places
-                ]
+                parts += [dot("dot", x, y, 4.5) for x, y in places]
             if trace.name:
-                y = places[-1][1]
-                while any(abs(y - other) < 14 for other in taken):
-                    y += 14
-                taken.append(y)
-                parts.append(_text(WIDTH - RIGHT + 10, y + 4, trace.name))
-            found.append(Markup('<g class="{}">{}</g>').format(trace.style, Markup("").join(parts)))
+                parts += self._name(trace, places, names[id(trace)])
+            found.append(group(trace.style, parts))
         return found
+
+    def _places(self, trace: Trace) -> list[Point]:
+        return [(self.x(x) + trace.shift, self.y(y)) for x, y in trace.points if math.isfinite(y)]
+
+    def _name(self, trace: Trace, places: Sequence[Point], y: float) -> list[Markup]:
+        """The name at the right edge behind a sample of its line or mark; a trail leads to it from a curve that ends
+        before."""
+        x, (end, height) = self.right + 10, places[-1]
+        parts = [line("lead", end + 7, x, height, y)] if end < self.right - 40 else []
+        if trace.line and len(places) > 1:
+            parts.append(Markup('<path class="line" d="{}"/>').format(_way([(x, y), (x + 20, y)])))
+        if trace.dots or len(places) == 1:
+            parts.append(dot("dot", x + 10, y, 4.5))
+        return [*parts, text(x + 28, y + 4, trace.name, "name")]
 
 
 def _way(places: Sequence[Point]) -> str:
@@ -164,18 +188,6 @@ def _way(places: Sequence[Point]) -> str:
 
 
 def _plain(value: float) -> str:
-    return (
-        f"{value:,.0f}"
-        if value == round(value) and abs(value) < 1e7
-        else f"{value:.0e}"
-        if value < 1e-3
-        else f"{value:g}"
-    )
-
-
-def _line(style: str, x1: float, x2: float, y1: float, y2: float) -> Markup:
-    return Markup('<line class="{}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(style, x1, x2, y1, y2)
-
-
-def _text(x: float, y: float, text: str, style: str = "") -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, text)
+    if value == round(value) and abs(value) < 1e7:
+        return f"{value:,.0f}"
+    return f"{value:.0e}" if abs(value) < 1e-4 else f"{value:g}"

@@ -6,21 +6,18 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from burnish.compare.front import Option, Place, better
-from burnish.compare.results import NAMES
-from burnish.core.ticks import ticks
+from burnish.compare.basis import NAMES, better
+from burnish.compare.drawing import LETTER, Box, dot, group, label, line, sheet, text
+from burnish.compare.front import Option, Place, Weighed
+from burnish.core.ticks import tick_labels, ticks
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 520, 78, 190, 58, 58
-STYLE = Markup(
-    "svg{--paper:#fffdfa;--ink:#1f2430;--soft:#6b7280;--rule:#e4e0d8;--bar:#9aa5b8;--point:#6b7380;--front:#d9622b}"
-    "@media(prefers-color-scheme:dark){svg{--paper:#1c1f22;--ink:#e8e5df;--soft:#a3a8af;--rule:#33373c;--bar:#5d6673;"
-    "--point:#a3a8af;--front:#e9a46f}}"
-    "text{font:13px system-ui,sans-serif;fill:var(--ink)}.title{font-size:16px;font-weight:600}"
-    ".dim{fill:var(--soft);font-size:12px}.middle{text-anchor:middle}.end{text-anchor:end}.rule{stroke:var(--rule)}"
-    ".bar{stroke:var(--bar);stroke-width:2}.point{fill:var(--point)}.front .point{fill:var(--front)}"
-    ".front .bar{stroke:var(--front);opacity:.55}.edge{fill:none;stroke:var(--front);stroke-width:1.5;"
-    "stroke-dasharray:5 4}.way{fill:none;stroke:var(--soft);stroke-width:1.5}.limit{stroke:var(--ink);"
-    "stroke-dasharray:2 4}.back{fill:var(--paper)}.taken{fill:none;stroke:var(--front);stroke-width:2}"
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 900, 520, 78, 58, 58
+NAMED = 190
+"""The most room to the right, for the names of points there."""
+STYLE = (
+    ".point{fill:var(--point)}.front .point{fill:var(--best)}.front .bar{stroke:var(--best);opacity:.55}"
+    ".edge{fill:none;stroke:var(--best);stroke-width:1.5;stroke-dasharray:5 4}"
+    ".way{fill:none;stroke:var(--soft);stroke-width:1.5}.taken{fill:none;stroke:var(--best);stroke-width:2}"
 )
 
 
@@ -48,22 +45,30 @@ def draw(
         return ""
     plane = _Plane(shown, tolerance, better(metric))
     front = sorted((o for o in shown if places[o.label].on_front), key=lambda o: o.kept.value if o.kept else 0)
-    parts = [Markup('<rect class="back" width="{}" height="{}"/>').format(WIDTH, HEIGHT)]
-    parts.append(_text(LEFT, 26, f"{NAMES[metric]} against what the model still knows", "title"))
-    parts.append(_text(LEFT, 45, "bars are 95 % intervals; the dashed line is the front; dotted: the tolerance", "dim"))
-    parts += plane.axes(NAMES[metric])
+    parts = [
+        text(LEFT, 26, f"{NAMES[metric]} against what the model still knows", "title"),
+        text(LEFT, 45, f"bars are 95 % intervals; dashed: the front; dotted: {100 * tolerance:g} % lost", "dim"),
+        *plane.axes(),
+    ]
     if joined:
         parts.append(_path("way", [plane.at(option) for option in shown]))
     elif len(front) > 1:
         parts.append(_path("edge", [plane.at(option) for option in front]))
-    parts += [_mark(plane, option, places[option.label].on_front, option.label == taken) for option in shown]
+    boxes = [(x - 6, x + 6, y - 6, y + 6) for x, y in map(plane.at, shown)]
+    parts += [_mark(plane, one, places[one.label].on_front, one.label == taken, boxes) for one in shown]
     name = f"{NAMES[metric]} against retention of {len(shown)} options"
-    return str(
-        Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" '
-            'aria-label="{2}"><style>{3}</style>{4}</svg>\n'
-        ).format(WIDTH, HEIGHT, name, STYLE, Markup("").join(parts))
-    )
+    return sheet(WIDTH, HEIGHT, name, STYLE, parts)
+
+
+def plane_of(found: Weighed, joined: bool = False) -> str:
+    """The drawing of options that are weighed, with the advice marked.
+
+    Args:
+        found: The options.
+        joined: As of ``draw``.
+    """
+    taken = found.advice.label if found.advice else ""
+    return draw(found.options, found.places, found.metric, tolerance=found.tolerance, taken=taken, joined=joined)
 
 
 class _Plane:
@@ -71,13 +76,14 @@ class _Plane:
 
     def __init__(self, shown: Sequence[Option], tolerance: float, sign: float) -> None:
         self.limit, self.sign = 1 - tolerance, sign
+        self.right = WIDTH - min(NAMED, 24 + LETTER * max(len(option.label) for option in shown))
         kept = [v for o in shown if o.kept for v in (o.kept.low, o.kept.high)]
         task = [v for o in shown for v in (o.task.low, o.task.high)]
         self.columns, self.rows = ticks(min([*kept, self.limit]), max([*kept, self.limit])), ticks(min(task), max(task))
 
     def x(self, value: float) -> float:
         low, high = self.columns[0], self.columns[-1]
-        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (value - low) / (high - low) * (self.right - LEFT)
 
     def y(self, value: float) -> float:
         low, high = self.rows[0], self.rows[-1]
@@ -88,40 +94,33 @@ class _Plane:
         assert option.kept is not None
         return self.x(option.kept.value), self.y(option.task.value)
 
-    def axes(self, name: str) -> list[Markup]:
+    def axes(self) -> list[Markup]:
         found, floor = [], HEIGHT - BOTTOM
-        for across in self.columns:
-            found.append(_line("rule", self.x(across), self.x(across), TOP, floor))
-            found.append(_text(self.x(across), floor + 20, f"{100 * across:.10g}%", "dim middle"))
-        for up in self.rows:
-            found.append(_line("rule", LEFT, WIDTH - RIGHT, self.y(up), self.y(up)))
-            found.append(_text(LEFT - 10, self.y(up) + 4, f"{up:.10g}", "dim end"))
-        found.append(_line("limit", self.x(self.limit), self.x(self.limit), TOP, floor))
-        found.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, "retention (100 %: nothing lost)", "dim middle"))
+        shares = tick_labels([100 * share for share in self.columns])
+        for across, share in zip(self.columns, shares, strict=True):
+            found.append(line("rule", self.x(across), self.x(across), TOP, floor))
+            found.append(text(self.x(across), floor + 20, f"{share}%", "dim middle"))
+        for up, value in zip(self.rows, tick_labels(self.rows), strict=True):
+            found.append(line("rule", LEFT, self.right, self.y(up), self.y(up)))
+            found.append(text(LEFT - 10, self.y(up) + 4, value, "dim end"))
+        found.append(line("mark", self.x(self.limit), self.x(self.limit), TOP, floor))
+        found.append(text((LEFT + self.right) / 2, HEIGHT - 14, "retention (100 %: nothing lost)", "dim middle"))
         return found
 
 
-def _mark(plane: _Plane, option: Option, on_front: bool, taken: bool) -> Markup:
+def _mark(plane: _Plane, option: Option, on_front: bool, taken: bool, boxes: list[Box]) -> Markup:
     assert option.kept is not None
     x, y = plane.at(option)
     parts = [
-        _line("bar", plane.x(option.kept.low), plane.x(option.kept.high), y, y),
-        _line("bar", x, x, plane.y(option.task.low), plane.y(option.task.high)),
-        Markup('<circle class="point" cx="{:.1f}" cy="{:.1f}" r="5.5"/>').format(x, y),
-        Markup('<circle class="taken" cx="{:.1f}" cy="{:.1f}" r="10"/>').format(x, y) if taken else Markup(""),
-        _text(x + 12, y - 9, option.label),
+        line("bar", plane.x(option.kept.low), plane.x(option.kept.high), y, y),
+        line("bar", x, x, plane.y(option.task.low), plane.y(option.task.high)),
+        dot("point", x, y, 5.5),
+        *([dot("taken", x, y, 10)] if taken else []),
+        label(x, y, option.label, boxes),
     ]
-    return Markup('<g class="{}">{}</g>').format("front" if on_front else "", Markup("").join(parts))
+    return group("front" if on_front else "", parts)
 
 
 def _path(style: str, points: Sequence[tuple[float, float]]) -> Markup:
-    text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return Markup('<polyline class="{}" points="{}"/>').format(style, text)
-
-
-def _line(style: str, x1: float, x2: float, y1: float, y2: float) -> Markup:
-    return Markup('<line class="{}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(style, x1, x2, y1, y2)
-
-
-def _text(x: float, y: float, text: str, style: str = "") -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, text)
+    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return Markup('<polyline class="{}" points="{}"/>').format(style, places)

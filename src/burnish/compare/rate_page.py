@@ -8,7 +8,7 @@ import numpy as np
 
 from burnish.compare.front_page import Table, write_page
 from burnish.compare.panel import Panel, Trace, draw_panels
-from burnish.diagnose.rates import smooth
+from burnish.diagnose.rates import smooth, written
 from burnish.train.lr_range import RangeTest
 
 TITLE = "Range test of the learning rate"
@@ -27,17 +27,17 @@ def write_rate_page(found: RangeTest, path: Path, *, subject: str) -> None:
     finding = found.finding()
     places = (("suggested", found.suggestion.rate), ("steepest fall", found.suggestion.steepest),
               ("lowest loss", found.suggestion.turn), ("the recipe's", found.recipe_rate))  # fmt: skip
-    rows = tuple(((name, f"{rate:.2e}"), name == "suggested") for name, rate in places if rate)
-    taken = [("command line", f"train.learning_rate={found.suggestion.rate:.1e}")] if found.suggestion.rate else []
+    rows = tuple(((name, f"{rate:.2g}"), name == "suggested") for name, rate in places if rate)
+    taken = found.suggestion.rate
     write_page(
         path,
-        Table(("rate", "value"), rows),
+        Table(("", "learning rate"), rows),
         draw_panels([panel(found)], "loss and learning rate"),
         title=TITLE,
         subject=subject,
         verdict=[f"{finding.what[:1].upper()}{finding.what[1:]}.", finding.why],
         about=f"{len(found.rates)} updates with a rising rate; {found.ended}. The weights were thrown away.",
-        notes=[("What to set", taken)] if taken else (),
+        command=f"burnish run RECIPE train.learning_rate={written(taken)}" if taken else "",
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from burnish.compare.basis import Basis, better
 from burnish.compare.outcome import Outcome
 from burnish.compare.statistics import METRICS, Estimate, Pair, estimate, pairs, resampled
 from burnish.compare.trials import Prepared
@@ -39,33 +40,25 @@ class Line:
     runs: int = 0
 
 
-@dataclass(frozen=True)
-class Results:
+@dataclass(frozen=True, kw_only=True)
+class Results(Basis):
     """The comparison.
 
     Attributes:
-        metric: The metric that decides.
-        rows: Held-out rows.
-        split: Which ones.
         seeds: Runs wanted for each variant.
         lines: Every variant, the best first, those without numbers last.
         pairs: Every two with numbers.
         base: The untouched model, where it can do the task at all.
         majority: What the most frequent class reaches in this metric.
         parameters: Of the model.
-        about: What was compared, for people: model, budget, minutes.
     """
 
-    metric: str
-    rows: int
-    split: str
     seeds: int
     lines: tuple[Line, ...]
     pairs: tuple[Pair, ...]
     base: Estimate | None = None
     majority: float | None = None
     parameters: int = 0
-    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def measured(self) -> list[Line]:
@@ -86,10 +79,7 @@ class Results:
     def to_json(self) -> dict[str, Any]:
         """For ``compare.json``."""
         return {
-            "about": self.about,
-            "metric": self.metric,
-            "split": self.split,
-            "rows": self.rows,
+            **self.basis(),
             "seeds": self.seeds,
             "model_parameters": self.parameters,
             "verdict": verdict(self),
@@ -141,7 +131,7 @@ def gather(
     first = next((found[0] for found in good.values()), None)
     if first is None:
         bare = tuple(Line(p.variant.label, p.sized, p.refused or failures.get(p.variant.label, "")) for p in prepared)
-        return Results(metric, 0, "", seeds, bare, (), about=about)
+        return Results(metric=metric, rows=0, split="", seeds=seeds, lines=bare, pairs=(), about=about)
     good = {label: [o for o in found if o.scored.ids == first.scored.ids] for label, found in good.items()}
     weights = resampled(len(first.scored.ids))
     shown = [name for name in METRICS if name == "loss" or first.scored.classes]
@@ -152,21 +142,20 @@ def gather(
         why = one.refused or failures.get(one.variant.label, "")
         quality = {name: estimate([o.scored for o in found], name, weights) for name in shown} if found else {}
         lines.append(Line(one.variant.label, one.sized, why, quality, _facts(found), _latency(found), len(found)))
-    sign = -1.0 if METRICS[metric][1] else 1.0
-    lines.sort(key=lambda line: sign * line.quality[metric].value if line.quality else float("inf"))
+    lines.sort(key=lambda line: -better(metric) * line.quality[metric].value if line.quality else float("inf"))
     by_seed = {line.label: {o.seed: o.scored for o in good[line.label]} for line in lines if line.quality}
     majority = first.majority.get(metric)
     return Results(
-        metric,
-        len(first.scored.ids),
-        first.split,
-        seeds,
-        tuple(lines),
-        tuple(pairs(by_seed, metric, weights)),
-        estimate([first.base], metric, weights) if first.base else None,
-        float(majority) if majority is not None else None,
-        int(first.facts["parameters"]),
-        about,
+        metric=metric,
+        rows=len(first.scored.ids),
+        split=first.split,
+        seeds=seeds,
+        lines=tuple(lines),
+        pairs=tuple(pairs(by_seed, metric, weights)),
+        base=estimate([first.base], metric, weights) if first.base else None,
+        majority=float(majority) if majority is not None else None,
+        parameters=int(first.facts["parameters"]),
+        about=about,
     )
 
 
@@ -182,16 +171,13 @@ def _latency(found: Sequence[Outcome]) -> dict[str, Any]:
     return {**known[0], **numbers}
 
 
-NAMES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "loss": "loss"}
-
-
 def verdict(results: Results) -> list[str]:
     """What may be said, in sentences."""
     ranked = results.measured
     if not ranked:
         return ["No run finished, so there is nothing to compare."]
-    best, name = ranked[0], NAMES[results.metric]
-    said = [f"Best {name}: {best.label}, {best.quality[results.metric].value:.3f}."]
+    best = ranked[0]
+    said = [f"Best {results.name}: {best.label}, {best.quality[results.metric].value:.3f}."]
     if len(ranked) == 1:
         return said
     if not any(pair.significant for pair in results.pairs):

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from burnish.compare.architectures import Space
+from burnish.compare.basis import better
 from burnish.compare.process import call
 from burnish.compare.race import Stand, stand_file
 from burnish.compare.recommend import settings_of
@@ -97,7 +98,7 @@ class Searched:
     def ranked(self) -> list[dict[str, Any]]:
         """Trials that came to their end, the best first; then the pruned ones; then those that failed."""
         order = {"complete": 0, "pruned": 1}
-        sign = -1.0 if METRICS[self.metric][1] else 1.0
+        sign = -better(self.metric)
         return sorted(
             self.trials, key=lambda t: (order.get(t["state"], 2), sign * (t["value"] if t["value"] is not None else 0))
         )

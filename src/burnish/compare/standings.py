@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from burnish.compare.basis import Basis, better, settled
 from burnish.compare.race import Stand
 from burnish.compare.racing import Racer, Shares, curve
 from burnish.compare.space import EPOCHS, NAMES, RATE, Candidate, Space, grid_points
@@ -76,28 +77,22 @@ class Cost:
         return self.rows / self.grid_rows if self.grid_rows else math.nan
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Basis):
     """The sweep so far.
 
     Attributes:
-        metric: What decides.
-        rows: Validation rows.
         lines: Those that came to their end first, the best first; then the others by how far they came.
         importance: Share of each setting in the differences at the first stop.
         cost: What it took.
         tested: The range test; empty without one.
-        about: What was tried.
         overrides: Of the best trial.
     """
 
-    metric: str
-    rows: int
     lines: tuple[Line, ...]
     importance: dict[str, float]
     cost: Cost
     tested: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
 
     @property
@@ -113,10 +108,7 @@ class Sweep:
     def to_json(self) -> dict[str, Any]:
         """For ``sweep.json``."""
         return {
-            "about": self.about,
-            "metric": self.metric,
-            "split": "validation",
-            "rows": self.rows,
+            **self.basis(),
             "winner": {"label": self.best.label, "overrides": list(self.overrides)} if self.best else None,
             "trials": [
                 {
@@ -136,11 +128,6 @@ class Sweep:
             "cost": {**vars(self.cost), "share_of_grid": self.cost.share},
             "range_test": self.tested,
         }
-
-
-def settled(metric: str, scored: Scored | None) -> str:
-    """The metric that rows can be compared by: the loss where it is none of ``METRICS``, or they have no classes."""
-    return metric if metric in METRICS and scored is not None and scored.classes else "loss"
 
 
 def value_of(scored: Scored, metric: str) -> float:
@@ -187,27 +174,27 @@ def standings(
         why = racer.failures.get(label, "")
         value = estimate(runs, metric, weights)
         lines.append(Line(label, settings, value, last.step, last.total, share == 1.0, None, why, path))
-    sign = -1.0 if METRICS[metric][1] else 1.0
     lines.sort(
         key=lambda x: (
             x.value is None,
             bool(x.why_not),
             -x.step / (x.total or 1),
-            sign * x.value.value if x.value else 0,
+            -better(metric) * x.value.value if x.value else 0,
         )
     )
     if lines and lines[0].value:
         lines = _compared(lines, racer, metric, weights)
     winner = lines[0].label if lines and lines[0].value else None
     return Sweep(
-        metric,
-        len(first.scored.ids) if first else 0,
-        tuple(lines),
-        _importance(candidates, racer, keys, metric),
-        _cost(racer, space, tested, about),
-        tested,
-        about,
-        candidates[winner].variant.overrides[:-1] if winner else (),  # without what only a trial needs
+        metric=metric,
+        split="validation",
+        rows=len(first.scored.ids) if first else 0,
+        lines=tuple(lines),
+        importance=_importance(candidates, racer, keys, metric),
+        cost=_cost(racer, space, tested, about),
+        tested=tested,
+        about=about,
+        overrides=candidates[winner].variant.overrides[:-1] if winner else (),  # without what only a trial needs
     )
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from burnish.compare.basis import settled
 from burnish.compare.halving import stops, survivors
 from burnish.compare.process import call
 from burnish.compare.racing import Racer
 from burnish.compare.run import Listener, deciding, refuse_all_refused
 from burnish.compare.space import Candidate, Space, around, beyond, refuse_unsuited
-from burnish.compare.standings import Sweep, settled, standings, value_of
+from burnish.compare.standings import Sweep, standings, value_of
 from burnish.compare.statistics import METRICS
 from burnish.compare.sweep_page import write_sweep_page
 from burnish.compare.trials import Prepared, Wanted, prepare, reason

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from burnish.compare.afterwards import option_json
 from burnish.compare.arms import PLAIN
-from burnish.compare.front import Advice, Option, Place, advise, places
+from burnish.compare.basis import settled
+from burnish.compare.front import Option, Weighed
 from burnish.compare.front_page import CHANGES, Table, caption, table_of, write_page
 from burnish.compare.outcome import Outcome
-from burnish.compare.plane import draw
+from burnish.compare.plane import plane_of
 from burnish.compare.retained import read_retained
 from burnish.compare.run import Listener, Outcomes, deciding, refuse_all_refused, run_trials
-from burnish.compare.statistics import METRICS, Estimate, combined, estimate, resampled
+from burnish.compare.statistics import Estimate, combined, estimate, resampled
 from burnish.compare.trials import Prepared, Wanted, prepare
+from burnish.compare.words import seconds
 from burnish.core.files import write_json
 
 RESULTS, PAGE = "tradeoff.json", "tradeoff.html"
@@ -27,51 +28,31 @@ _NORMAL = 1.959963984540054  # half a 95 % interval of a normal distribution, in
 _DRAWS = 100  # independent texts that a retention is taken to rest on, for its degrees of freedom
 
 
-@dataclass(frozen=True)
-class Tradeoff:
+@dataclass(frozen=True, kw_only=True)
+class Tradeoff(Weighed):
     """What the arms came to.
 
     Attributes:
-        metric: The metric of the task.
-        rows: Held-out rows that it is measured on.
-        split: Which ones.
         seeds: Runs wanted for each arm.
-        tolerance: How much may be lost.
-        options: Arms with numbers, in the order in which they were given.
-        places: Where each stands.
-        advice: Which one to take.
         overrides: Changes of the recipe by arm.
         facts: Medians by arm: ``training_seconds``, ``tokens_per_second``, ``peak_bytes``.
         failed: Why arms have no numbers, or fewer runs.
-        about: What was compared.
     """
 
-    metric: str
-    rows: int
-    split: str
     seeds: int
-    tolerance: float
-    options: tuple[Option, ...]
-    places: dict[str, Place]
-    advice: Advice | None
     overrides: dict[str, tuple[str, ...]]
     facts: dict[str, dict[str, float]]
     failed: dict[str, str]
-    about: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For ``tradeoff.json``."""
         return {
-            "about": self.about,
-            "metric": self.metric,
-            "split": self.split,
-            "rows": self.rows,
+            **self.basis(),
             "seeds": self.seeds,
             "tolerance": self.tolerance,
-            "advice": self.advice.to_json() if self.advice else None,
             "arms": [
                 {
-                    **option_json(option, self.places[option.label]),
+                    **self.option_json(option),
                     "overrides": list(self.overrides[option.label]),
                     **self.facts[option.label],
                 }
@@ -83,12 +64,9 @@ class Tradeoff:
     @property
     def table(self) -> Table:
         """One line for every arm."""
-        facts = {label: (f"{one['training_seconds']:.0f} s",) for label, one in self.facts.items()}
+        facts = {label: (seconds(one["training_seconds"]),) for label, one in self.facts.items()}
         return table_of(
-            self.options,
-            self.places,
-            self.metric,
-            self.advice,
+            self,
             first="arm",
             facts={label: (*cells, " ".join(self.overrides[label])) for label, cells in facts.items()},
             fact_names=("training", CHANGES),
@@ -97,7 +75,7 @@ class Tradeoff:
     @property
     def caption(self) -> str:
         """What the numbers are of."""
-        return caption(self.metric, self.rows, self.split, self.seeds)
+        return caption(self, self.seeds)
 
 
 def weigh(wanted: Wanted, tolerance: float, listener: Listener | None = None) -> Tradeoff:
@@ -130,8 +108,7 @@ def gathered(
     """The arms so far."""
     config = wanted.config
     first = next((found[0] for found in outcomes.values() if found), None)
-    metric = deciding(config)
-    metric = metric if metric in METRICS and (metric == "loss" or (first and first.scored.classes)) else "loss"
+    metric = settled(deciding(config), first.scored if first else None)
     options, facts = [], {}
     weights = resampled(len(first.scored.ids)) if first else None
     for one in prepared:
@@ -144,18 +121,17 @@ def gathered(
             facts[label] = {name: statistics.median(o.facts[name] for o in runs) for name in names}
     refused = {one.variant.label: one.refused for one in prepared if one.refused}
     return Tradeoff(
-        metric,
-        len(first.scored.ids) if first else 0,
-        first.split if first else "",
-        wanted.seeds,
-        tolerance,
-        tuple(options),
-        places(options, metric),
-        advise(options, metric, tolerance, plain=PLAIN),
-        {one.variant.label: one.variant.overrides for one in prepared},
-        facts,
-        {**refused, **failures},
-        {"recipe": config.name, "model": config.model.path, "minutes": wanted.minutes},
+        metric=metric,
+        split=first.split if first else "",
+        rows=len(first.scored.ids) if first else 0,
+        options=tuple(options),
+        tolerance=tolerance,
+        plain=PLAIN,
+        seeds=wanted.seeds,
+        overrides={one.variant.label: one.variant.overrides for one in prepared},
+        facts=facts,
+        failed={**refused, **failures},
+        about={"recipe": config.name, "model": config.model.path, "minutes": wanted.minutes},
     )
 
 
@@ -179,18 +155,11 @@ def kept_over(seeds: Sequence[Estimate | None]) -> Estimate | None:
 def write(found: Tradeoff, wanted: Wanted) -> None:
     """The page."""
     advice = found.advice
-    svg = draw(
-        found.options,
-        found.places,
-        found.metric,
-        tolerance=found.tolerance,
-        taken=advice.label if advice else "",
-    )
     notes = [("Without numbers", sorted(found.failed.items()))] if found.failed else []
     write_page(
         wanted.output / PAGE,
         found.table,
-        svg,
+        plane_of(found),
         title=TITLE,
         subject=subject(found),
         verdict=advice.words if advice else ("No run has finished yet.",),
@@ -201,5 +170,6 @@ def write(found: Tradeoff, wanted: Wanted) -> None:
 
 def subject(found: Tradeoff) -> str:
     """Recipe and model in one line."""
+    count = len(found.overrides)
     minutes = f", {found.about['minutes']:g} minutes of training in all" if found.about.get("minutes") else ""
-    return f"{found.about['recipe']}: {found.about['model']}, {len(found.overrides)} arms{minutes}"
+    return f"{found.job}, {count} arm{'s' if count != 1 else ''}{minutes}"

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from burnish.compare.basis import NAMES, better, settled
 from burnish.compare.halving import Stop, survivors
 from burnish.compare.race import Stand
-from burnish.compare.results import NAMES, turned
-from burnish.compare.standings import settled, value_of
+from burnish.compare.results import turned
+from burnish.compare.standings import value_of
 from burnish.compare.statistics import METRICS, Estimate, Pair, Scored, estimate, resampled
 from burnish.compare.trials import Trial
 from burnish.evaluate.intervals import holm
@@ -242,7 +243,7 @@ def _lines(
         runs = [shares[share].scored for shares in seeds.values() if share in shares]
         value = estimate(runs, metric, weights)
         found.append(Line(label, value, len(runs), stand.step, stand.total, label in finalists, why))
-    sign = -1.0 if METRICS[metric][1] else 1.0
+    sign = -better(metric)
     key = {line.label: sign * line.value.value if line.value else 0.0 for line in found}
     found.sort(key=lambda line: (not line.finalist, line.value is None, -line.step, key[line.label]))
     return tuple(found)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from burnish.compare.results import NAMES, Line, Results
+from burnish.compare.basis import seeds_in_words
+from burnish.compare.results import Line, Results
 from burnish.compare.statistics import METRICS, Estimate, Pair
 
 DASH = "–"
@@ -64,8 +65,7 @@ def arrow(metric: str) -> str:
 
 def title(results: Results) -> str:
     """What the qualities are of."""
-    seeds = "1 seed" if results.seeds == 1 else f"{results.seeds} seeds"
-    return f"{NAMES[results.metric]} on {results.rows:,} {results.split} rows, {seeds}; {arrow(results.metric)}"
+    return f"{results.measured_on}, {seeds_in_words(results.seeds)}; {arrow(results.metric)}"
 
 
 def about(results: Results) -> str:
@@ -73,4 +73,9 @@ def about(results: Results) -> str:
     facts = results.about
     budget = f"{facts['budget']:,} trained parameters for each" if facts.get("budget") else "each at its own size"
     minutes = f", {facts['minutes']:g} minutes of training in all" if facts.get("minutes") else ""
-    return f"{facts.get('recipe', '')}: {facts.get('model', '')} ({results.parameters:,} parameters), {budget}{minutes}"
+    return f"{results.job} ({results.parameters:,} parameters), {budget}{minutes}"
+
+
+def seconds(value: float) -> str:
+    """A duration, with a decimal where it is short."""
+    return f"{value:.1f} s" if value < 10 else f"{value:,.0f} s"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 
 def widen(low: float, high: float) -> tuple[float, float]:
@@ -20,6 +22,15 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     step = next(power * m for m in (1, 2, 5, 10) if rough <= power * m * (1 + 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [k * step for k in range(first, last + 1)]
+
+
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """Ticks that are equally far apart as text, all with as many decimals as their distance needs."""
+    step = min((b - a for a, b in pairwise(values)), default=1.0)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    if decimals > 6 or max(map(abs, values), default=0.0) >= 1e7:
+        return [f"{value:.4g}" for value in values]
+    return [f"{value if round(value, decimals) else 0.0:,.{decimals}f}" for value in values]
 
 
 def log_ticks(low: float, high: float, most: int = 8) -> tuple[tuple[float, float], list[float]]:

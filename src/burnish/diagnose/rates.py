@@ -68,8 +68,14 @@ def suggest(rates: Sequence[float], losses: Sequence[float], complains: float = 
     slopes = log_slopes(smoothed)[: lowest + 1]
     steepest = float(rates[int(np.argmin(slopes))])
     rate = min(math.sqrt(steepest * turn / BELOW_TURN), turn / 3)
-    why = f"The loss falls fastest at {steepest:.1e} and is lowest at {turn:.1e}; between the one and a tenth of that"
-    return Suggestion(rate, steepest, turn, turned, f"{why} lies {rate:.1e}.")
+    why = f"The loss falls fastest at {steepest:.2g} and is lowest at {turn:.2g}; between the first and a tenth of the"
+    return Suggestion(rate, steepest, turn, turned, f"{why} second lies {rate:.2g}.")
+
+
+def written(rate: float) -> str:
+    """A rate of two digits as a recipe can hold it: YAML takes `1.0e-05` for a number, and `1e-05` for a word."""
+    text = f"{rate:.2g}"
+    return f"{rate:.1e}" if "e" in text else text
 
 
 def smooth(losses: Floats) -> Floats:

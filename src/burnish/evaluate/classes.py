@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from burnish.core.errors import UserError
 from burnish.core.names import suggestion
+from burnish.core.types import Batch
 from burnish.data.config import RenderConfig
 from burnish.data.example import Example
 from burnish.data.labelled import LabelledRenderer
@@ -20,7 +21,35 @@ from burnish.evaluate.loss import Progress, RowLosses, View, batch_tokens
 from burnish.models.classifier import Classifier, class_logits
 from burnish.models.forward import positions_of, supports_packing
 from burnish.models.load import Loaded
+from burnish.models.modes import in_evaluation
 from burnish.ops.own_classes import NEVER
+
+
+def logit_passes(
+    view: View, table: TokenTable, progress: Progress | None = None
+) -> Iterator[tuple[list[int], Batch, torch.Tensor]]:
+    """What a head gives for a table: row numbers, batch and logits of every pass, without gradients or dropout.
+
+    Args:
+        view: The model with its head.
+        table: The rows.
+        progress: Told how many rows are done.
+
+    Raises:
+        UserError: The model has no head.
+    """
+    model, head, done = view.loaded.model, head_of(view.loaded), 0
+    with in_evaluation(model):
+        for rows, counts in view.dealt(table):
+            batch = view.collate(table, rows)
+            with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
+                logits = class_logits(model, head, batch)
+            if not counts:
+                continue
+            yield rows, batch, logits
+            done += len(rows)
+            if progress:
+                progress(done)
 
 
 def score_classes(view: View, table: TokenTable, progress: Progress | None = None) -> tuple[RowLosses, Scores]:
@@ -36,28 +65,15 @@ def score_classes(view: View, table: TokenTable, progress: Progress | None = Non
     Raises:
         UserError: The model has no head, or one for each task and the rows name none.
     """
-    model, classifier = view.loaded.model, head_of(view.loaded)
+    classifier = head_of(view.loaded)
     if len(table) and not len(table.tasks):
         refuse_no_task(classifier, None)
     scores = np.zeros((len(table), len(classifier.labels)))
-    was_training, done = model.training, 0
-    model.eval()
-    try:
-        for rows, counts in view.dealt(table):
-            batch = view.collate(table, rows)
-            with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
-                logits = class_logits(model, classifier, batch)
-            if not counts:
-                continue
-            shares = torch.log_softmax(logits.double() / classifier.temperature, dim=-1)
-            if classifier.class_tasks:  # what is of another task stays so, whatever the temperature
-                shares = shares.masked_fill(logits <= NEVER, NEVER)
-            scores[rows] = shares.cpu().numpy()
-            done += len(rows)
-            if progress:
-                progress(done)
-    finally:
-        model.train(was_training)
+    for rows, _, logits in logit_passes(view, table, progress):
+        shares = torch.log_softmax(logits.double() / classifier.temperature, dim=-1)
+        if classifier.class_tasks:  # what is of another task stays so, whatever the temperature
+            shares = shares.masked_fill(logits <= NEVER, NEVER)
+        scores[rows] = shares.cpu().numpy()
     scores = view.deal.added(scores)
     totals = -scores[np.arange(len(table)), table.labels] if len(table) else np.zeros(0)
     return RowLosses(totals, np.ones(len(table))), scores

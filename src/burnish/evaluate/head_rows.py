@@ -9,7 +9,6 @@ from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,10 +18,9 @@ from burnish.data.kept import JsonWriter, shelved
 from burnish.data.labelled import LabelledRenderer
 from burnish.data.streams import CHUNK
 from burnish.data.table import TokenTable
-from burnish.evaluate.classes import head_of
+from burnish.evaluate.classes import head_of, logit_passes
 from burnish.evaluate.intervals import Floats
 from burnish.evaluate.loss import Progress, RowLosses, View
-from burnish.models.classifier import class_logits
 from burnish.ops.units import UNIT_LOSSES
 
 Part = tuple[Mapping[str, Any], Iterable[dict[str, Any]]]
@@ -132,27 +130,14 @@ def head_passes(
     Raises:
         UserError: The model has no head.
     """
-    model, head, done = view.loaded.model, head_of(view.loaded), 0
-    was_training = model.training
-    model.eval()
-    try:
-        for rows, counts in view.dealt(table):
-            batch = view.collate(table, rows)
-            with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
-                logits = class_logits(model, head, batch)
-            if not counts:
-                continue
-            if losses is not None:
-                units, owners = UNIT_LOSSES[head.task](logits.double(), batch)
-                places = np.asarray(rows)[owners.cpu().numpy()]
-                np.add.at(losses.totals, places, units.cpu().numpy())
-                np.add.at(losses.counts, places, 1.0)
-            yield HeadPass(rows, batch, logits)
-            done += len(rows)
-            if progress:
-                progress(done)
-    finally:
-        model.train(was_training)
+    head = head_of(view.loaded)
+    for rows, batch, logits in logit_passes(view, table, progress):
+        if losses is not None:
+            units, owners = UNIT_LOSSES[head.task](logits.double(), batch)
+            places = np.asarray(rows)[owners.cpu().numpy()]
+            np.add.at(losses.totals, places, units.cpu().numpy())
+            np.add.at(losses.counts, places, 1.0)
+        yield HeadPass(rows, batch, logits)
 
 
 def all_logits(view: View, rows: HeadRows, progress: Progress | None = None) -> tuple[RowLosses, Floats]:

@@ -16,6 +16,7 @@ from burnish.evaluate.deal import Deal
 from burnish.models.forward import hidden_states
 from burnish.models.head import Head, head_of
 from burnish.models.load import Loaded, pad_id
+from burnish.models.modes import in_evaluation
 
 Progress = Callable[[int], None]
 ALONE = Deal()
@@ -153,9 +154,7 @@ class Pass:
 def passes(view: View, table: TokenTable, progress: Progress | None = None) -> Iterator[Pass]:
     """The forward passes over a table, without gradients and in evaluation mode."""
     model, head, done = view.loaded.model, head_of(view.loaded.model), 0
-    was_training = model.training
-    model.eval()
-    try:
+    with in_evaluation(model):
         for rows, counts in view.dealt(table):
             batch = view.collate(table, rows)
             with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
@@ -165,8 +164,6 @@ def passes(view: View, table: TokenTable, progress: Progress | None = None) -> I
             done += len(rows)
             if progress:
                 progress(done)
-    finally:
-        model.train(was_training)
 
 
 def owners_of(batch: Batch) -> torch.Tensor:

@@ -19,6 +19,7 @@ from burnish.evaluate.loss import View
 from burnish.evaluate.traits import STOP_WORDS, words
 from burnish.models.classifier import pool
 from burnish.models.forward import hidden_states
+from burnish.models.modes import in_evaluation
 
 MOST_CLUSTERS = 12
 ROWS_PER_CLUSTER = 40
@@ -39,9 +40,7 @@ def representations(view: View, table: TokenTable) -> Vectors:
     if view.loaded.kind == "seq2seq":
         return np.zeros((len(table), 0), dtype=np.float32)
     vectors: list[Vectors | None] = [None] * len(table)
-    was_training = model.training
-    model.eval()
-    try:
+    with in_evaluation(model):
         for rows in view.batches(table):
             batch = view.collate(table, rows)
             with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
@@ -49,8 +48,6 @@ def representations(view: View, table: TokenTable) -> Vectors:
                 pooled = pool(model, hidden, batch, head.pooling) if head else _at_prompts(hidden, batch, table, rows)
             for row, vector in zip(rows, pooled.float().cpu().numpy(), strict=True):
                 vectors[row] = vector
-    finally:
-        model.train(was_training)
     return np.stack([v for v in vectors if v is not None]) if vectors else np.zeros((0, 0), dtype=np.float32)
 
 

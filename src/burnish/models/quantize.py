@@ -13,9 +13,7 @@ and reading back meet the same base. The kernels and `Linear4bit` are those of `
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -26,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from burnish.core.errors import UserError
 from burnish.models.anatomy import ALL_LINEAR, Site, select
+from burnish.models.bitsandbytes_library import load_bitsandbytes
 from burnish.models.config import QuantizationConfig
 from burnish.models.quantize_8_bits import EightBitLinear, unpacked
 from burnish.ops.projections import Projection, project
@@ -291,31 +290,6 @@ def _state_shapes(bnb: Any, shape: torch.Size, config: QuantizationConfig) -> An
 
 @lru_cache(maxsize=1)
 def _library() -> Any:
-    try:
-        with no_notes():
-            import bitsandbytes
-    except ImportError as error:
-        raise UserError(
-            "weights of 4 bits need the library bitsandbytes, which is not installed",
-            where="model.quantization",
-            fix="pip install 'burnish[bitsandbytes]', or leave `model.quantization` out",
-        ) from error
-    except Exception as error:  # its own start can fail in any way where its binary does not fit the machine
-        raise UserError(
-            f"bitsandbytes is installed and does not load: {error}",
-            where="model.quantization",
-            fix="install a version that fits this PyTorch and GPU, or leave `model.quantization` out",
-        ) from error
-    return bitsandbytes
-
-
-@contextmanager
-def no_notes() -> Iterator[None]:
-    """Without the library's advice at its start, on kernels that are fetched from the net and not wanted here."""
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return load_bitsandbytes(
+        "weights of 4 bits need", where="model.quantization", otherwise="leave `model.quantization` out"
+    )

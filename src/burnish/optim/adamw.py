@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from burnish.core.errors import UserError
+from burnish.models.bitsandbytes_library import load_bitsandbytes
 from burnish.optim.config import OptimizerName
 
 Groups = list[dict[str, Any]]
@@ -34,20 +35,9 @@ def eight_bit(name: str, groups: Groups, **settings: Any) -> torch.optim.Optimiz
     Raises:
         UserError: `bitsandbytes` is not installed or does not work here, or there is no GPU to page from.
     """
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise UserError(
-            "an optimiser with 8-bit moments needs the library bitsandbytes, which is not installed",
-            where="memory.optimizer",
-            fix="pip install 'burnish[bitsandbytes]', or use `memory.optimizer=adamw`",
-        ) from error
-    except Exception as error:  # its own start can fail in any way where its binary does not fit the machine
-        raise UserError(
-            f"bitsandbytes is installed and does not load: {error}",
-            where="memory.optimizer",
-            fix="install a version that fits this PyTorch and GPU, or use `memory.optimizer=adamw`",
-        ) from error
+    bitsandbytes = load_bitsandbytes(
+        "an optimiser with 8-bit moments needs", where="memory.optimizer", otherwise="use `memory.optimizer=adamw`"
+    )
     if name.startswith("Paged") and "cuda" not in _devices(groups):
         raise UserError(
             "a paged optimiser moves its moments between a GPU and the host, and there is no GPU here",

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from transformers import PreTrainedModel
@@ -62,8 +62,35 @@ class Line:
         return f"{self.setting} {self.value:,}" + (f", {self.value + 1:,} in part" if self.partly else "")
 
 
+class Budgeted:
+    """A plan whose parameters, ``total``, are held against those that were asked for, ``budget``."""
+
+    if TYPE_CHECKING:  # fields in one plan, sums in another
+
+        @property
+        def budget(self) -> int: ...
+        @property
+        def total(self) -> int: ...
+
+    @property
+    def error(self) -> float:
+        """``total / budget - 1``."""
+        return self.total / self.budget - 1
+
+    @property
+    def hit(self) -> bool:
+        """Whether the budget is met within ``TOLERANCE``."""
+        return abs(self.error) <= TOLERANCE
+
+    @property
+    def judged(self) -> str:
+        """Parameters, how far they are off, and whether that is within ``TOLERANCE``, in words."""
+        words = "within 2 % of the budget" if self.hit else "more than 2 % off the budget"
+        return f"{self.total:,} parameters, {self.error:+.2%}: {words}"
+
+
 @dataclass(frozen=True)
-class Plan:
+class Plan(Budgeted):
     """A budget, divided.
 
     Attributes:
@@ -82,16 +109,6 @@ class Plan:
     def total(self) -> int:
         """Parameters of all methods."""
         return sum(line.parameters for line in self.lines)
-
-    @property
-    def error(self) -> float:
-        """``total / budget - 1``."""
-        return self.total / self.budget - 1
-
-    @property
-    def hit(self) -> bool:
-        """Whether the budget is met within ``TOLERANCE``."""
-        return abs(self.error) <= TOLERANCE
 
     def adapter(self) -> dict[str, Any] | list[dict[str, Any]]:
         """The `adapter` section of a recipe: a mapping for one method, a list for several."""

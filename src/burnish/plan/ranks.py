@@ -26,7 +26,7 @@ from burnish.adapters.lora_layers import sides
 from burnish.core.errors import UserError
 from burnish.core.names import suggestion
 from burnish.models.anatomy import Site
-from burnish.plan.budget import TOLERANCE, fitted
+from burnish.plan.budget import TOLERANCE, Budgeted, fitted
 from burnish.plan.importance import Salience
 from burnish.plan.sizes import parameters_of, parts_of, with_value
 
@@ -44,7 +44,7 @@ LEAST, MOST = 0.25, 4.0
 
 
 @dataclass(frozen=True)
-class RankPlan:
+class RankPlan(Budgeted):
     """Ranks under a budget.
 
     Attributes:
@@ -62,16 +62,6 @@ class RankPlan:
     ranks: dict[str, int]
     total: int
     uniform: int
-
-    @property
-    def error(self) -> float:
-        """``total / budget - 1``."""
-        return self.total / self.budget - 1
-
-    @property
-    def hit(self) -> bool:
-        """Whether the budget is met within 2 %."""
-        return abs(self.error) <= TOLERANCE
 
     @property
     def suggested(self) -> LoraConfig:

@@ -23,7 +23,7 @@ from burnish.models.quantize import quantize_
 from burnish.models.recompute import checkpoint_activations
 from burnish.objectives.context import ModelContext
 from burnish.plan.ledger import faked_, new_mode
-from burnish.plan.sizes import plainly, zeros_for_weights
+from burnish.plan.sizes import on_shapes, plainly
 
 Checkpointing = bool | Literal["selective"]
 
@@ -109,7 +109,8 @@ def shadow_of(
     if outputs:
         labels = [str(number) for number in range(outputs)]
         classifier = Classifier(labels, model.config.get_text_config().hidden_size, pooling)
-    attached = _attached(model, [plainly(config) for config in adapters])
+    plain = [plainly(config) for config in adapters]
+    attached = on_shapes(model, lambda: attach(model, plain))
     mode = new_mode()
     faked_(model, mode)
     if classifier is not None:
@@ -121,15 +122,6 @@ def shadow_of(
     if checkpointing:
         checkpoint_activations(model, selective=checkpointing == "selective")
     return Shadow(model, attached, classifier, numbers, stored, wanted)
-
-
-def _attached(model: PreTrainedModel, adapters: Sequence[MethodConfig]) -> Attached:
-    try:
-        return attach(model, adapters)
-    except (RuntimeError, NotImplementedError):
-        pass  # it computes with the weights while it is built, as DoRA with their norms
-    with zeros_for_weights(model):
-        return attach(model, adapters)
 
 
 def autocast(numbers: Numbers) -> Any:

@@ -5,10 +5,10 @@ Nothing here knows a method by name: a configuration is built on the model's sha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from pydantic import ValidationError
@@ -18,6 +18,8 @@ from transformers import PreTrainedModel
 from burnish.adapters.base import METHODS, MethodConfig, Parts
 from burnish.core.errors import UserError
 from burnish.models.forward import positions_of
+
+T = TypeVar("T")
 
 STARTS = ("init", "init_weights", "initialization", "init_text", "init_data")
 """Settings that say what values new parameters start with. They change no shape, and some need the model's weights."""
@@ -41,12 +43,7 @@ def parts_of(config: MethodConfig, model: PreTrainedModel) -> Parts:
     counted = plainly(config)
     build = METHODS[config.method].build
     try:
-        return build(model, counted, 0)
-    except (RuntimeError, NotImplementedError):
-        pass  # it computes with the weights while it builds, as DoRA with their norms
-    try:
-        with zeros_for_weights(model):
-            return build(model, counted, 0)
+        return on_shapes(model, lambda: build(model, counted, 0))
     except (RuntimeError, NotImplementedError) as error:  # what PyTorch says of a tensor without numbers
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
@@ -54,6 +51,26 @@ def parts_of(config: MethodConfig, model: PreTrainedModel) -> Parts:
             where="adapter",
             fix="leave this method out of the plan, or set its size by hand",
         ) from error
+
+
+def on_shapes(model: PreTrainedModel, build: Callable[[], T]) -> T:
+    """What is built on a model's shapes, with zeros for its weights only where building it computes with them.
+
+    DoRA, for one, takes the norms of the weights. Everything else is built without a number in memory.
+
+    Args:
+        model: The model; its shapes are enough.
+        build: Called once, and a second time where PyTorch refuses to compute without numbers.
+
+    Raises:
+        RuntimeError: It needs more than zeros.
+    """
+    try:
+        return build()
+    except (RuntimeError, NotImplementedError):
+        pass
+    with zeros_for_weights(model):
+        return build()
 
 
 def plainly(config: MethodConfig) -> MethodConfig:

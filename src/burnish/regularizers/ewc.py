@@ -18,6 +18,7 @@ from burnish.core.errors import UserError
 from burnish.core.types import Batch, Context, Loss, Mean, Term
 from burnish.models.classifier import pool
 from burnish.models.forward import hidden_states
+from burnish.models.modes import in_evaluation
 from burnish.ops.cross_entropy import chunk_rows
 from burnish.ops.distance import (
     LowRankUpdate,
@@ -42,7 +43,6 @@ from burnish.regularizers.base import (
 )
 from burnish.regularizers.general import General
 from burnish.regularizers.places import places
-from burnish.regularizers.teacher import in_evaluation
 
 _STREAM = 0xE3C  # keeps this use of the run's seed apart from others
 

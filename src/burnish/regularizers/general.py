@@ -1,4 +1,9 @@
-"""Rows of general text, for terms that look at more than the task's rows. Their order is a function of the update."""
+"""Rows of general text, for terms that look at more than the task's rows. Their order is a function of the update.
+
+Replayed rows (`train/mixed.py`) go another way: they are trained on like the task's, so they are planned for a whole
+training in an exact ratio, and dealt to processes row by row, before there is a model. Rows of a term are made of the
+loaded model, are as many in every update, and are known to all processes.
+"""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from burnish.core.types import Batch
 from burnish.models.classifier import PoolingName, pool
 from burnish.models.forward import hidden_states
 from burnish.models.head import Head, head_of
+from burnish.models.modes import in_evaluation
 from burnish.models.route import switch_of
 
 
@@ -77,16 +78,3 @@ class Teacher:
             yield
         finally:
             switch.active, switch.task, switch.route = before
-
-
-@contextmanager
-def in_evaluation(model: PreTrainedModel) -> Iterator[None]:
-    """Without dropout, as long as the context lasts."""
-    was_training = model.training
-    if was_training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if was_training:
-            model.train()

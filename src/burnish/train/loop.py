@@ -27,6 +27,7 @@ from burnish.core.events import (
 from burnish.core.events import Stage as Beginning
 from burnish.core.types import Batch
 from burnish.data.replay import SOURCE as REPLAY
+from burnish.models.modes import in_evaluation
 from burnish.models.route import holding
 from burnish.train.counting import count_units, loss_over_all, over_all, seen_in
 from burnish.train.distributed.group import Group
@@ -294,12 +295,8 @@ def backward(job: Job, batch: Batch, counts: dict[str, float], parts: dict[str, 
 def evaluate_now(job: Job, state: TrainState, callbacks: Sequence[Callback]) -> bool:
     """Score the validation rows, take note of the result, and say whether it is the best so far."""
     assert job.evaluate is not None
-    was_training = job.model.training
-    job.model.eval()
-    try:
+    with in_evaluation(job.model):
         metrics = job.evaluate()
-    finally:
-        job.model.train(was_training)
     improved = state.record(job.cadence.metric, metrics[job.cadence.metric], job.cadence.min_improvement)
     epoch = job.updates.epoch(state.step)
     tell(callbacks, Evaluated(step=state.step, epoch=epoch, metrics=metrics, improved=improved))

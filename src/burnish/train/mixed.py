@@ -1,4 +1,9 @@
-"""Updates that hold replayed rows beside those of the task, which stay as they are."""
+"""Updates that hold replayed rows beside those of the task, which stay as they are.
+
+Replayed rows belong to the updates, since they are trained on like the task's: they are planned for a whole training,
+in an exact ratio, before there is a model. General rows of a regularizer (`regularizers/general.py`) belong to its
+term, which is made of the loaded model, and the loop takes them beside the updates.
+"""
 
 from __future__ import annotations
 

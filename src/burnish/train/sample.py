@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.core.types import Batch, Context, Term
+from burnish.models.modes import in_evaluation
 from burnish.train.loop import to_device
 from burnish.train.precision import Precision
 from burnish.train.updates import Updates
@@ -40,13 +41,9 @@ class Rows:
 
         Dropout is off, so that what is found depends on rows and weights alone.
         """
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with in_evaluation(self.model):
             for batch in self._first(count):
                 yield batch, partial(self._loss, batch)
-        finally:
-            self.model.train(was_training)
 
     def _first(self, count: int) -> Iterator[Batch]:
         left = count

@@ -23,6 +23,7 @@ from burnish.evaluate.retention.stems import choice_losses
 from burnish.models.classifier import pool
 from burnish.models.forward import hidden_states
 from burnish.models.head import Head, head_of
+from burnish.models.modes import in_evaluation
 from burnish.ops.coarse_kl import coarse_kl, top_tokens
 
 KEPT_TOKENS = 64
@@ -92,18 +93,13 @@ def listen(view: View, rows: RetentionRows, original: Said | None = None, *, lay
 def _passes(view: View, rows: RetentionRows, means: LayerMeans | None) -> Iterator[tuple[list[int], Batch, Tensor]]:
     """The passes over the texts: which ones, their batch and their hidden states."""
     model = view.loaded.model
-    was_training = model.training
-    model.eval()
-    try:
-        with means.watching() if means else nullcontext():
-            for chosen in view.batches(rows.texts):
-                batch = view.collate(rows.texts, chosen)
-                if means:
-                    means.expect(chosen, batch)
-                with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
-                    yield chosen, batch, hidden_states(model, batch)
-    finally:
-        model.train(was_training)
+    with in_evaluation(model), means.watching() if means else nullcontext():
+        for chosen in view.batches(rows.texts):
+            batch = view.collate(rows.texts, chosen)
+            if means:
+                means.expect(chosen, batch)
+            with torch.no_grad(), view.autocast():  # type: ignore[attr-defined]
+                yield chosen, batch, hidden_states(model, batch)
 
 
 def _read_by_head(view: View, rows: RetentionRows, means: LayerMeans | None) -> Said:
