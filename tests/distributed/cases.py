@@ -108,7 +108,9 @@ CASES: dict[str, Callable[[Path], Values]] = {
     "retention": _retention,
     "checkpointing": lambda folder: {"train": {"gradient_checkpointing": True}},
     "tasks": _two_tasks,
-    "regularized": lambda folder: {"regularizers": [{"kind": "l2_sp"}, {"kind": "distill", "on": "both", "max_length": 16}]},
+    "regularized": lambda folder: {
+        "regularizers": [{"kind": "l2_sp"}, {"kind": "distill", "on": "both", "max_length": 16}]
+    },
     "adalora": lambda folder: {"adapter": {"method": "adalora"}},
 }
 """Sections of a recipe, from the folder that model and rows are in."""

@@ -222,7 +222,9 @@ def test_distillation_from_a_second_model(model: str, adapter: Any, divergence: 
 def test_with_a_new_head_its_vectors_are_compared(how: str, distance: str) -> None:
     """A deep copy's hidden states, pooled by hand."""
     task = {"kind": "classification", "pooling": how}
-    setup = made("bert", LORA, [{"kind": "distill", "on": "task", "distance": distance}], task=task, batches={"layout": "padded"})
+    setup = made(
+        "bert", LORA, [{"kind": "distill", "on": "task", "distance": distance}], task=task, batches={"layout": "padded"}
+    )
     second = copy.deepcopy(setup.loaded.model).eval()
     second.burnish_attachments.switch.active = ()  # type: ignore[union-attr]
     shake(setup)
