@@ -32,7 +32,7 @@ TERMS = {
     "l2_sp": "regularizers=[l2_sp]",
     "ewc": "regularizers=[{kind: ewc, fisher: factored}]",
     "distill": "regularizers=[distill]",
-    "distill general": "regularizers=[{kind: distill, on: general, rows: 2}]",
+    "distill on task": "regularizers=[{kind: distill, on: task}]",
 }
 SHORT = (
     "data.train_rows=320",

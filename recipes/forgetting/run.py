@@ -29,12 +29,14 @@ PLAIN = "plain"
 ARMS = (
     "replay: data.replay.ratio=0.2",
     "distill: regularizers=[distill]",
+    "distill two: regularizers=[{kind: distill, rows: 2}]",
+    "distill on task: regularizers=[{kind: distill, on: task}]",
     "replay and distill: data.replay.ratio=0.2 regularizers=[distill]",
     "l2_sp: regularizers=[l2_sp]",
     "ewc: regularizers=[ewc]",
     "gentle: train.learning_rate=1.25e-4",
 )
-"""Each means at its defaults, beside the plain recipe."""
+"""Each means at its defaults, and distillation of two general texts an update or of the task's rows."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
