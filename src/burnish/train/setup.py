@@ -50,7 +50,7 @@ from burnish.train.sample import Rows
 from burnish.train.settings import settings
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
 from burnish.train.task_parts import refuse_unnamed_tasks, watched_entries, watched_head
-from burnish.train.tasks import HEAD_RATE_SCALE, load_new, load_whole, read_data, task_of
+from burnish.train.tasks import HEAD_RATE_SCALE, load_new, load_whole, read_data_together, task_of
 from burnish.train.updates import Updates
 
 Foresee = Callable[[RunConfig, Prepared], list[Finding]]
@@ -312,9 +312,9 @@ def set_up(
     engine, device = engine or Engine(), default_device()
     refuse_impossible_memory(config.memory, device)
     tell(callbacks, Stage("reading and rendering the data"))
-    prepared = engine.group.main_first(partial(read_data, config))
+    prepared, notes = read_data_together(config, engine.group)
     config = task_of(config).settle(config, prepared)
-    findings = [*prepared.findings, *foresee(config, prepared)]
+    findings = [*notes, *prepared.findings, *foresee(config, prepared)]
     for finding in findings:
         tell(callbacks, Noticed(finding))
     refuse_stops(findings)
