@@ -12,7 +12,7 @@ from burnish.core.config import build
 from burnish.core.files import read_lines
 from burnish.train import run
 from burnish.train.config import RunConfig
-from tests.distributed.common import carry, job, same
+from tests.distributed.common import carry, job, own_cache, same
 from tests.support.recipes import sentiment_rows, write_rows
 
 FILES = 7
@@ -38,11 +38,11 @@ def test_files_are_dealt_out_the_order_stays_and_resuming_reads_none(
     file is noted by a hook of the interpreter: of the two processes one has four files and the other three, and of the
     four none has any.
     """
-    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "alone"))
+    cache = {"BURNISH_CACHE": str(own_cache(tmp_path / "shared"))}
+    monkeypatch.setenv("BURNISH_CACHE", str(own_cache(tmp_path / "alone")))
     sections = {"data": data, "train": {"max_steps": None, "num_epochs": 1.0}}
     run.start_run(build(RunConfig, job(tmp_path, "one", **sections)))
     cut, log = job(tmp_path, "cut", "ddp", **sections), str(tmp_path / "opened.jsonl")
-    cache = {"BURNISH_CACHE": str(tmp_path / "shared")}
     carry(tmp_path, 2, [{"run": cut, "stop": 3, "opened": log}], **cache)
     where = tmp_path / "runs" / "cut"
     carry(tmp_path, 4, [{"resume": str(where), "opened": log}], **cache)

@@ -22,7 +22,7 @@ from burnish.data.render import Kind
 from burnish.data.tasks import Task as DataTask
 from burnish.data.tasks import TextTask as LearntText
 from burnish.models.forward import positions_of
-from burnish.models.load import Loaded, load, load_model_config, load_tokenizer
+from burnish.models.load import Loaded, load, load_model_config, load_tokenizer, ready_files
 from burnish.objectives.heads import head_terms, rows_of, tokens_of
 from burnish.objectives.sft import supervised_terms
 from burnish.ops.units import UnitLosses, pair_units, several_units, span_units, token_units
@@ -141,10 +141,18 @@ def within_positions(config: RunConfig, model_config: Any) -> tuple[Any, list[Fi
     return data.model_copy(update={"render": data.render.model_copy(update={"max_length": positions})}), [note]
 
 
-def load_new(config: RunConfig, dtype: torch.dtype) -> Loaded:
-    """The recipe's model with whatever new heads its task needs; they are not trained yet."""
+def load_new(config: RunConfig, dtype: torch.dtype, group: Group | None = None) -> Loaded:
+    """The recipe's model with whatever new heads its task needs; they are not trained yet.
+
+    Args:
+        config: The recipe.
+        dtype: Format of the weights.
+        group: Processes that will share the weights out, so that none should take memory for all of them.
+    """
     task = task_of(config)
-    return task.adorn(config, load(config.model, dtype, headless=task.headless))
+    if group is not None:
+        group.main_first(partial(ready_files, config.model, dtype))
+    return task.adorn(config, load(config.model, dtype, headless=task.headless, mapped=group is not None))
 
 
 def load_whole(config: RunConfig) -> PreTrainedModel:
