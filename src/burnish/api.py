@@ -43,8 +43,6 @@ def run(
         config = load_recipe(config)
     elif isinstance(config, dict):
         config = build(RunConfig, anchor_paths(config, Path.cwd()))
-    if config.distributed.engine != "none":  # what is planned here is the memory of one process
-        return _reported(start_run(config, force=force, callbacks=callbacks))
     foresight = Foresight()
     return _reported(
         start_run(config, force=force, callbacks=callbacks, foresee=foresight, plan=lambda: foresight.plan)

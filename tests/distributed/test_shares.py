@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.train.distributed.shares import Share, counted, in_step, takers
+from burnish.core.dealing import takers
+from burnish.train.distributed.shares import Share, counted, in_step
 from tests.distributed.fakes import Three
 
 

@@ -22,9 +22,15 @@ def command(
     card: Annotated[
         str | None, typer.Option(help="Plan for a GPU by name, such as `RTX 4090`.", show_default=False)
     ] = None,
-    engine: Annotated[str, typer.Option(help="none, ddp, fsdp2, zero1, zero2 or zero3.")] = "none",
-    processes: Annotated[int, typer.Option(min=1, help="Devices that train together.")] = 1,
-    offload: Annotated[str, typer.Option(help="none, optimizer or parameters: what waits on the host.")] = "none",
+    engine: Annotated[
+        str | None, typer.Option(help="none, ddp, fsdp2, zero1, zero2 or zero3; the recipe's by default.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Devices that train together; by default the GPUs that are here.")
+    ] = None,
+    offload: Annotated[
+        str | None, typer.Option(help="none, optimizer or parameters: what waits on the host; the recipe's by default.")
+    ] = None,
     time: Annotated[
         bool, typer.Option("--time/--no-time", help="Calibrate on this machine, half a minute at most.")
     ] = False,

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from burnish.forecast.outlook import Outlook
     from burnish.forecast.timing import TimePlan
+    from burnish.plan.engines import Engine
 
 GIB = 1 << 30
 
@@ -19,7 +20,7 @@ def plan_run(
     *,
     shape: str | None,
     card: str | None,
-    engine: tuple[Any, int, Any],
+    engine: tuple[Any, int | None, Any],
     calibrated: bool,
     price: float | None,
     json: bool,
@@ -33,7 +34,6 @@ def plan_run(
     from burnish.core.errors import UserError
     from burnish.core.files import finite
     from burnish.forecast.outlook import is_shape, of_shape, outlook
-    from burnish.plan.engines import Engine
 
     alone = is_shape(recipe)
     config = of_shape(recipe, overrides or ()) if alone else load_recipe(recipe, overrides or ())
@@ -43,7 +43,7 @@ def plan_run(
             where="--time",
             fix="leave `--time` out: for cards the table estimates it",
         )
-    found = outlook(config, name=recipe, alone=alone, shape=shape, card=card, engine=Engine(*engine))
+    found = outlook(config, name=recipe, alone=alone, shape=shape, card=card, engine=_engine(config, *engine))
     time = _timed(config, price) if calibrated else None
     if json:
         values = {**found.to_json(), **({"time": time.to_json()} if time else {})}
@@ -54,6 +54,18 @@ def plan_run(
         show_time(time, Console(highlight=False))
     show_cards(found, price, Console(highlight=False))
     return 0
+
+
+def _engine(config: Any, engine: Any, processes: int | None, offload: Any) -> Engine:
+    """How a run is divided: as the recipe says, but for what the call says otherwise."""
+    from burnish.core.engines import OFFLOADS
+    from burnish.ops.machine import devices_here
+    from burnish.plan.engines import Engine
+
+    section = config.distributed
+    name = engine or section.engine
+    kept: Any = section.offload if section.offload in OFFLOADS.get(name, ()) else "none"
+    return Engine(name, processes or (devices_here() if name != "none" else 1), offload or kept)
 
 
 def _timed(config: Any, price: float | None) -> TimePlan:

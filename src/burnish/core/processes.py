@@ -27,6 +27,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if launched() else 0
 
 
+def processes_here() -> int:
+    """How many of the launcher's processes run on this machine; 1 without one."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"]) if launched() else 1
+
+
 def alone() -> dict[str, str]:
     """The environment without what makes a process one of several, for one that is started beside them."""
     return {name: value for name, value in os.environ.items() if name not in VARIABLES}

@@ -36,6 +36,9 @@ from burnish.data.writer import COLUMNS, assembled, mapped
 KEPT = 8
 """Prepared data sets that are kept; the one that was used longest ago goes first."""
 _RECORD, _CONTENT = "burnish.json", "prepared.json"
+DAMAGES = (OSError, ValueError, KeyError, TypeError)
+"""What opening a damaged data set raises."""
+_HELD: dict[str, tuple[bool, bool]] = {}
 _LIBRARIES = ("transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 _ABANDONED = 86400.0
 EXAMPLE = "example"
@@ -110,17 +113,16 @@ def find(key: str) -> tuple[Stored | None, list[Finding]]:
     folder = home() / key
     if not (folder / _RECORD).is_file():
         return None, []
+    held, made_now = _HELD.pop(key, (False, False))
     try:
+        if not held:
+            check(folder, list(recorded(folder)))
         stored = _read(folder)
         os.utime(folder / _RECORD)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        damage = Finding(
-            "warning",
-            "data.cache-damaged",
-            f"the rows that were kept are damaged ({error}); they are prepared again",
-            where=str(folder),
-        )
-        return None, [damage]
+    except DAMAGES as error:
+        return None, [damaged(folder, error)]
+    if made_now:
+        return stored, []
     note = Finding(
         "note",
         "data.from-cache",
@@ -131,18 +133,71 @@ def find(key: str) -> tuple[Stored | None, list[Finding]]:
     return stored, [note]
 
 
-def _read(folder: Path) -> Stored:
-    record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["sha256"]
+def damaged(folder: Path, error: Exception) -> Finding:
+    """What is said of a prepared data set that is not what was kept."""
+    return Finding(
+        "warning",
+        "data.cache-damaged",
+        f"the rows that were kept are damaged ({error}); they are prepared again",
+        where=str(folder),
+    )
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    """The checksums of the files of a prepared data set; none where there is no such set."""
+    if not (folder / _RECORD).is_file():
+        return {}
+    found: dict[str, str] = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["sha256"]
+    return found
+
+
+def check(folder: Path, names: Sequence[str]) -> None:
+    """Hold some files of a prepared data set against their checksums.
+
+    Raises:
+        ValueError: One has another.
+        OSError: One cannot be read.
+    """
+    record = recorded(folder)
     with ThreadPoolExecutor(2) as pool:
-        for name, digest in zip(record, pool.map(lambda name: sha256(folder / name), record), strict=True):
+        for name, digest in zip(names, pool.map(lambda name: sha256(folder / name), names), strict=True):
             if digest != record[name]:
                 raise ValueError(f"{name} has another checksum")
-    content = json.loads((folder / _CONTENT).read_text(encoding="utf-8"))
+
+
+def hold(key: str, *, made_now: bool) -> None:
+    """Take note that the files of a prepared data set were held against their checksums, for the next to ``find`` it.
+
+    Args:
+        key: Its key.
+        made_now: It was prepared just now, so that nothing is said of where it comes from.
+    """
+    _HELD[key] = (True, made_now)
+
+
+def tables_of(
+    folder: Path, lengths: Mapping[str, Mapping[str, int]], files: Sequence[str]
+) -> dict[str, tuple[TokenTable, NDArray[np.uint32]]]:
+    """The tables that lie in a folder, by split."""
     tables = {}
     for split in SPLITS:
-        lengths = content["lengths"][split]
-        arrays = {name: mapped(folder / f"{split}.{name}", dtype, lengths[name]) for name, dtype in COLUMNS.items()}
-        tables[split] = assembled(arrays, tuple(content["files"]))
+        arrays = {
+            name: mapped(folder / f"{split}.{name}", kind, lengths[split][name]) for name, kind in COLUMNS.items()
+        }
+        tables[split] = assembled(arrays, tuple(files))
+    return tables
+
+
+def lengths_of(tables: Mapping[str, tuple[TokenTable, NDArray[np.uint32]]]) -> dict[str, dict[str, int]]:
+    """What ``tables_of`` needs to know of tables."""
+    return {
+        split: {name: _length(table, numbers, name) for name in COLUMNS} for split, (table, numbers) in tables.items()
+    }
+
+
+def _read(folder: Path) -> Stored:
+    content = json.loads((folder / _CONTENT).read_text(encoding="utf-8"))
+    tables = tables_of(folder, content["lengths"], content["files"])
     examples: dict[str, Sequence[Example]] = {
         split: JsonRows.open(folder, f"{split}.{EXAMPLE}", lengths, EXAMPLES)
         for split, lengths in content["examples"].items()
@@ -164,10 +219,7 @@ def keep(stored: Stored, partial: Path, key: str) -> bool:
     new = stored.examples.get("augmented")
     content = {
         "files": stored.tables["train"][0].ids.files,
-        "lengths": {
-            split: {name: _length(table, numbers, name) for name in COLUMNS}
-            for split, (table, numbers) in stored.tables.items()
-        },
+        "lengths": lengths_of(stored.tables),
         "examples": {split: rows.lengths for split, rows in written.items()},
         "new": None if new is None else [example.to_json() for example in new],
         "findings": [finding.to_json() for finding in stored.findings],

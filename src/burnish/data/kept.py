@@ -121,6 +121,11 @@ class JsonWriter(Generic[T]):
         self._last: tuple[T, int, int] | None = None
         shelf.add(self)
 
+    @property
+    def rows(self) -> int:
+        """Values so far."""
+        return len(self.values) + self.columns["start"].length
+
     def append(self, values: Iterable[T]) -> None:
         """Put values behind those that are there; one that comes again at once is written once."""
         source = iter(values)

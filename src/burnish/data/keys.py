@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from burnish.data.duplicates import Hashes, hashes_of
 from burnish.data.example import Example
@@ -74,6 +75,35 @@ class KeyBook:
         values = Values(self.codes[:n], tuple(self.texts), names) if self.column is not None else None
         labels = Values(self.label_codes[:n], tuple(self.labels), names) if self.label else None
         return Keys(names, self.rows[:n], self.prompts[:n], values, labels)
+
+
+def joined(parts: Sequence[Keys]) -> Keys:
+    """The keys of several parts, one behind the other, as if one book had collected all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    files: dict[str, int] = {}
+    file = _recoded([(part.names.file, part.names.files) for part in parts], files)
+    names = RowNames(tuple(files), file, np.concatenate([part.names.line for part in parts]))
+    return Keys(
+        names,
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.prompts for part in parts]),
+        _joined_values([part.values for part in parts], names),
+        _joined_values([part.labels for part in parts], names),
+    )
+
+
+def _joined_values(parts: Sequence[Values | None], names: RowNames) -> Values | None:
+    there = [(part.codes, part.texts) for part in parts if part is not None]
+    texts: dict[str, int] = {}
+    return Values(_recoded(there, texts), tuple(texts), names) if there else None
+
+
+def _recoded(parts: Sequence[tuple[NDArray[np.int32], Sequence[str]]], texts: dict[str, int]) -> NDArray[np.int32]:
+    """Numbers of texts that each part counts by itself, as numbers of the texts of all; -1 stays."""
+    return np.concatenate(
+        [np.asarray([*(texts.setdefault(one, len(texts)) for one in own), -1], np.int32)[codes] for codes, own in parts]
+    )
 
 
 def _code(texts: dict[str, int], value: object) -> int:

@@ -109,6 +109,11 @@ class DroppedRows:
             self.first.append(row)
         self.reasons[row.reason.split(":")[0]] += 1
 
+    def extend(self, other: DroppedRows) -> None:
+        """Take note of those that were found elsewhere, behind these."""
+        self.first += other.first[: MOST_DROPPED - len(self.first)]
+        self.reasons.update(other.reasons)
+
 
 @dataclass(frozen=True)
 class ReadFile:
@@ -145,6 +150,15 @@ class Read:
     files: list[ReadFile] = field(default_factory=list)
     bad: BadRows = field(default_factory=BadRows)
     notes: list[str] = field(default_factory=list)
+
+    def extend(self, other: Read) -> None:
+        """Take note of what was found in a further file."""
+        self.first = self.first if self.rows else other.first
+        self.rows += other.rows
+        self.columns |= other.columns
+        self.files += other.files
+        self.bad.extend(other.bad)
+        self.notes += other.notes
 
 
 def refuse_bad_rows(bad: BadRows, *, what: str = "") -> None:

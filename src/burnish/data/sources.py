@@ -14,9 +14,9 @@ from typing import Any
 import datasets
 
 from burnish.core.errors import UserError
-from burnish.core.files import sha256
 from burnish.core.paths import PACKAGE_PREFIX, resolve_path
 from burnish.data.config import SourceConfig
+from burnish.data.digests import digest
 from burnish.data.readers import BATCH, READERS, Seen, kind_of, read_rows
 from burnish.data.rows import Read, ReadFile, Row
 
@@ -39,9 +39,9 @@ class DataFile:
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of its bytes on the disk."""
+        """The hash of its bytes on the disk, which are read only where it is not known."""
         with _readable(self.name):
-            return sha256(self.path)
+            return digest(self.path)
 
     def stamp(self) -> tuple[int, int]:
         """Size and time of the last change."""
@@ -110,28 +110,50 @@ class OpenSource:
         Raises:
             UserError: A file cannot be read, or there are no rows.
         """
-        limit = self.config.limit
-        read = Read(notes=list(self.notes))
+        limit, read = self.config.limit, Read()
         for part in self.parts:
-            seen, count = Seen(), 0
-            for count, row in enumerate(part.rows(seen), 1):  # noqa: B007  # the count is used behind the loop
-                if limit is None or read.rows < limit:
-                    read.first = read.first if read.rows else row.fields
-                    read.rows += 1
-                    if not row.fields.keys() <= read.columns.keys():
-                        read.columns |= dict.fromkeys(row.fields)
-            bad = seen.undecodable
-            read.files.append(
-                ReadFile(part.name, part.sha256, count, bad.sequences, bad.rows, tuple(bad.lines)),
-            )
-            read.bad.extend(seen.bad)
-            read.notes += seen.notes
+            read.extend(scan_part(part, None if limit is None else limit - read.rows))
             if limit is not None and read.rows >= limit:
                 break
-        if not read.rows and not read.bad.count:
+        return self.scanned([read])
+
+    def scanned(self, reads: Sequence[Read]) -> Read:
+        """What was found in all files, in their order.
+
+        Raises:
+            UserError: There are no rows.
+        """
+        whole = Read(notes=list(self.notes))
+        for read in reads:
+            whole.extend(read)
+        if not whole.rows and not whole.bad.count:
             fix = "name a source with at least one row"
             raise UserError("the source holds no rows", where=self.config.path, fix=fix)
-        return read
+        return whole
+
+
+def scan_part(part: DataFile | DataSet, most: int | None = None) -> Read:
+    """Read one file to its end.
+
+    Args:
+        part: The file.
+        most: Rows that count.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    read, seen, count = Read(), Seen(), 0
+    for count, row in enumerate(part.rows(seen), 1):  # noqa: B007  # the count is used behind the loop
+        if most is None or read.rows < most:
+            read.first = read.first if read.rows else row.fields
+            read.rows += 1
+            if not row.fields.keys() <= read.columns.keys():
+                read.columns |= dict.fromkeys(row.fields)
+    bad = seen.undecodable
+    read.files.append(ReadFile(part.name, part.sha256, count, bad.sequences, bad.rows, tuple(bad.lines)))
+    read.bad.extend(seen.bad)
+    read.notes += seen.notes
+    return read
 
 
 def open_source(source: SourceConfig, base: Path | None = None) -> OpenSource:

@@ -16,8 +16,9 @@ from burnish.core.errors import UserError
 from burnish.data.config import ChatMode, DataConfig, SourceConfig
 from burnish.data.example import Example
 from burnish.data.formats import Converted, Plan, convert
+from burnish.data.readers import Seen
 from burnish.data.rows import Read
-from burnish.data.sources import OpenSource, open_source
+from burnish.data.sources import DataFile, OpenSource, open_source
 from burnish.data.tasks import Task, TextTask
 
 SPLITS = ("train", "validation", "test")
@@ -43,9 +44,14 @@ class Stream:
     plan: Plan
     names: Mapping[str, str]
 
-    def chunks(self, size: int) -> Iterator[Converted]:
-        """Examples in order, some at a time, each time with the rows that gave none."""
-        rows = self.source.rows()
+    def chunks(self, size: int, part: int | None = None) -> Iterator[Converted]:
+        """Examples in order, some at a time, each time with the rows that gave none.
+
+        Args:
+            size: Rows at a time.
+            part: The file to read, by its place among those of the source; all of them without it.
+        """
+        rows = self.source.rows() if part is None else self.source.parts[part].rows(Seen())
         while chunk := list(islice(rows, size)):
             yield convert(chunk, self.plan, self.names, self.source.config.task)
 
@@ -78,6 +84,11 @@ class Opened:
         sources = [(part, open_source(source, base)) for part, source in given]
         return cls(sources, config.render.chat, task or TextTask(), _stamps(sources))
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files on the disk."""
+        return [part.path for _, source in self.sources for part in source.parts if isinstance(part, DataFile)]
+
     def refuse_changes(self) -> None:
         """Refuse files that were written to since they were found: the passes would have read different rows.
 
@@ -89,13 +100,17 @@ class Opened:
             if before != now:
                 raise UserError("the file was changed while it was read", where=part.name, fix="start again")
 
-    def streams(self) -> list[Stream]:
-        """Read every source once, and settle how its rows are read.
+    def streams(self, found: Sequence[Read] | None = None) -> list[Stream]:
+        """Settle how the rows of every source are read, from a first pass over it.
+
+        Args:
+            found: What the first pass found in each source; without it every source is read now.
 
         Raises:
             UserError: A file cannot be read, or a source's format is not recognised.
         """
-        reads = [(part, source, source.scan()) for part, source in self.sources]
+        found = found or [source.scan() for _, source in self.sources]
+        reads = [(part, source, read) for (part, source), read in zip(self.sources, found, strict=True)]
         names = short_names([f.path for _, _, read in reads for f in read.files])
         return [Stream(part, source, read, self._plan(source, read), names) for part, source, read in reads]
 

@@ -118,23 +118,28 @@ class TokenTable:
 
     def head(self, count: int) -> TokenTable:
         """The table of the first ``count`` rows; all of them if there are fewer."""
-        n = min(count, len(self))
-        m = int(np.searchsorted(self.cut_rows, n))
+        return self.between(0, min(count, len(self)))
+
+    def between(self, start: int, end: int) -> TokenTable:
+        """The table of a stretch of rows; its numbers are views, but for those of the borders."""
+        own = slice(start, end)
+        tokens = slice(self.offsets[start], self.offsets[end])
+        first, last = (int(place) for place in np.searchsorted(self.cut_rows, (start, end)))
         return TokenTable(
-            ids=self.ids[:n],
-            input_ids=self.input_ids[: self.offsets[n]],
-            trained=self.trained[: self.offsets[n]],
-            offsets=self.offsets[: n + 1],
-            prompt_lengths=self.prompt_lengths[:n],
-            target_ids=self.target_ids[: self.target_offsets[n]],
-            target_offsets=self.target_offsets[: n + 1],
-            cut_rows=self.cut_rows[:m],
-            cut_ids=self.cut_ids[: self.cut_offsets[m]],
-            cut_offsets=self.cut_offsets[: m + 1],
-            labels=self.labels[:n],
-            token_labels=self.token_labels[: self.offsets[n]],
-            values=self.values[: n * self.n_values],
-            tasks=self.tasks[:n],
+            ids=self.ids[own],
+            input_ids=self.input_ids[tokens],
+            trained=self.trained[tokens],
+            offsets=_rebased(self.offsets[start : end + 1]),
+            prompt_lengths=self.prompt_lengths[own],
+            target_ids=self.target_ids[self.target_offsets[start] : self.target_offsets[end]],
+            target_offsets=_rebased(self.target_offsets[start : end + 1]),
+            cut_rows=self.cut_rows[first:last] - start,
+            cut_ids=self.cut_ids[self.cut_offsets[first] : self.cut_offsets[last]],
+            cut_offsets=_rebased(self.cut_offsets[first : last + 1]),
+            labels=self.labels[own],
+            token_labels=self.token_labels[tokens],
+            values=self.values[start * self.n_values : end * self.n_values],
+            tasks=self.tasks[own],
             task_names=self.task_names,
         )
 
@@ -268,6 +273,10 @@ ARRAYS: dict[str, ArrayKind] = {
 
 def _flat(rows: Sequence[Sequence[float]], dtype: type) -> NDArray:  # type: ignore[type-arg]
     return np.fromiter(chain.from_iterable(rows), dtype=dtype, count=sum(map(len, rows)))
+
+
+def _rebased(borders: NDArray[np.int64]) -> NDArray[np.int64]:
+    return borders - borders[0] if borders[0] else borders
 
 
 def _offsets(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from burnish.core.findings import Finding
+from burnish.core.processes import processes_here, world_size
 from burnish.data.prepare import Prepared
 from burnish.forecast.fixes import Fix, fixes
-from burnish.forecast.memory import limit_here, overhead_here
+from burnish.forecast.memory import engine_of, limit_here, of_several, overhead_here
 from burnish.forecast.sketch import Sketch, footprint_of, sketched
 from burnish.plan.memory import GIB, MemoryPlan, Overhead, memory_plan
 from burnish.train.config import RunConfig
+from burnish.train.distributed.shares import Share
 
 FAR = 1.25
 """A prediction above this multiple of what there is refuses the run: the kernel would end it, and maybe others."""
@@ -20,7 +22,7 @@ FAR = 1.25
 
 @dataclass
 class Foresight:
-    """Called by a run between its data and its weights: plans its memory and says what is wrong with it.
+    """Called by a run between its data and its weights: plans the memory of a process and says what is wrong with it.
 
     Attributes:
         plan: What goes into `plan.json`.
@@ -38,11 +40,13 @@ class Foresight:
             return []
 
     def _planned(self, config: RunConfig, prepared: Prepared) -> list[Finding]:
-        sketch = sketched(config, prepared)
+        engine = engine_of(config, world_size())
+        sketch = replace(sketched(config, prepared), share=Share(0, engine.processes))
         whole = footprint_of(sketch)  # before the process is looked at, since tracing takes memory too
         overhead = overhead_here(config.model, sketch.precision, sketch.device)
-        plan = memory_plan(whole, overhead)
-        limit = limit_here(sketch.device)
+        overhead = of_several(overhead, whole, sketch, engine)
+        plan = memory_plan(whole, overhead, engine)
+        limit = limit_here(sketch.device, processes_here())
         self.plan = {"memory": {**plan.to_json(), "limit_bytes": limit, "device": sketch.device}}
         finding = excess(sketch, plan, overhead, limit)
         return [finding] if finding else []

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from burnish.adapters.registry import METHODS
+from burnish.core.engines import OFFLOADS
 from burnish.core.errors import UserError
 from burnish.data.batches import MICRO_BATCH_TOKENS
 from burnish.forecast.sketch import Sketch, footprint_of, sketch_of
@@ -188,7 +189,7 @@ def _changes(
     if config.model.quantization is None and not trains_base:
         given = type(config.model).model_validate({"path": "x", "quantization": "nf4"}).quantization
         yield Change({"model": {"quantization": given}}, 0.3, "the frozen base in 4 bits (QLoRA)", same=False)
-    if plan.engine.name.startswith(("zero", "fsdp")) and plan.engine.offload == "none":
+    if "optimizer" in OFFLOADS[plan.engine.name] and plan.engine.offload == "none":
         moved = replace(plan.engine, offload="optimizer")
         yield Change({}, 0.2, "moments in the host's memory", engine=moved)
     longest = int(sketch.prepared.train.lengths.max())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from burnish.core.engines import PARTING
 from burnish.core.machine import memory
 from burnish.forecast.sketch import Sketch, footprint_of
 from burnish.models.config import ModelConfig
@@ -14,7 +16,9 @@ from burnish.models.fetch import fetch
 from burnish.models.load import converted_bytes
 from burnish.ops.machine import keeps_memory
 from burnish.plan.engines import Engine
+from burnish.plan.footprint import Footprint
 from burnish.plan.memory import GPU_OVERHEAD, MIB, MemoryPlan, Overhead, memory_plan
+from burnish.train.config import RunConfig
 from burnish.train.precision import Precision
 
 COMPUTING = 60 * MIB
@@ -45,6 +49,26 @@ def overhead_here(config: ModelConfig, precision: Precision, device: str, start:
     return Overhead((start if start is not None else resident()) + mapped, COMPUTING, files, growth, keeps)
 
 
+def of_several(overhead: Overhead, whole: Footprint, sketch: Sketch, engine: Engine) -> Overhead:
+    """What one of several processes takes besides its tensors: where weights are shared out, they lie in mapped files.
+
+    Args:
+        overhead: Of a process alone.
+        whole: What an undivided run holds.
+        sketch: The recipe.
+        engine: How it is divided.
+    """
+    if engine.name not in PARTING or sketch.device != "cpu" or sketch.config.model.quantization is not None:
+        return overhead
+    return replace(overhead, files=0, mapped=whole.weights)
+
+
+def engine_of(config: RunConfig, processes: int) -> Engine:
+    """How a recipe is divided among so many processes."""
+    section = config.distributed
+    return Engine(section.engine, processes, section.offload)
+
+
 def resident() -> int:
     """Bytes of this process in memory now."""
     try:
@@ -61,8 +85,13 @@ def plan_memory(sketch: Sketch, engine: Engine | None = None, overhead: Overhead
     return memory_plan(footprint_of(sketch), overhead, engine)
 
 
-def limit_here(device: str) -> int:
-    """Bytes that a run can have: of the first GPU, or of this machine or its container."""
+def limit_here(device: str, processes: int = 1) -> int:
+    """Bytes that a run can have: of the first GPU, or of this machine or its container.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        processes: How many share this machine's memory; each has a GPU of its own.
+    """
     if device == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
-    return memory().total
+    return memory().total // processes

@@ -10,7 +10,7 @@ from typing import Any
 from burnish.core.config import apply_overrides, build
 from burnish.core.errors import UserError
 from burnish.forecast.fixes import Fix, fixes
-from burnish.forecast.memory import limit_here, overhead_here
+from burnish.forecast.memory import engine_of, limit_here, of_several, overhead_here
 from burnish.forecast.roofline import CardTime, card_times
 from burnish.forecast.sketch import Sketch, blank, footprint_of, sketch_of
 from burnish.ops.machine import default_device
@@ -20,6 +20,7 @@ from burnish.plan.footprint import Footprint
 from burnish.plan.memory import GPU_OVERHEAD, MemoryPlan, Overhead, memory_plan
 from burnish.plan.presets import preset, presets
 from burnish.train.config import RunConfig, expand
+from burnish.train.distributed.shares import Share
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,19 @@ def outlook(
         alone: Whether it names a shape (`of_shape`), for which there is nothing to read.
         shape: A model whose shape takes the place of the recipe's.
         card: A GPU to plan for; this machine if None, but for a shape alone, which is planned for a GPU.
-        engine: How the run is divided among devices.
+        engine: How the run is divided among devices; as the recipe says, on one device, if None.
 
     Raises:
         UserError: Recipe, data, model, card or shape are refused.
     """
-    engine = engine or Engine()
+    engine = engine or engine_of(config, 1)
     chosen = card_of(card) if card else None
     device = "cuda" if chosen or alone else default_device().type
     values = preset(shape) if shape else None
     sketch = blank(config, preset(config.model.path), device) if alone else sketch_of(config, device, values)
+    sketch = replace(sketch, share=Share(0, engine.processes))
     whole = footprint_of(sketch)
-    overhead = _overhead(sketch, shape is not None or alone)
+    overhead = of_several(_overhead(sketch, shape is not None or alone), whole, sketch, engine)
     plan = memory_plan(whole, overhead, engine)
     place, limit = _place(chosen, device, alone, plan)
     ways = [] if plan.fits(limit) else fixes(sketch, plan, overhead, limit)
@@ -135,4 +137,4 @@ def _place(card: Card | None, device: str, alone: bool, plan: MemoryPlan) -> tup
     if alone and default_device().type != "cuda":
         enough = next((c for c in CARDS if plan.fits(c.memory)), CARDS[-1])
         return f"{enough.name}, {enough.gib:g} GiB", enough.memory
-    return ("this machine's GPU" if device == "cuda" else "this machine"), limit_here(device)
+    return ("this machine's GPU" if device == "cuda" else "this machine"), limit_here(device, plan.engine.processes)

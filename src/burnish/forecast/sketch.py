@@ -7,7 +7,7 @@ changed by a plan.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +31,7 @@ from burnish.ops.machine import default_device
 from burnish.plan.footprint import Footprint, footprint
 from burnish.plan.shadow import Numbers, shadow_of
 from burnish.train.config import RunConfig
+from burnish.train.distributed.shares import Share
 from burnish.train.mixed import MixedUpdates, mixed
 from burnish.train.precision import NAMES, Precision, choose_precision
 from burnish.train.stages import total_steps
@@ -52,6 +53,7 @@ class Sketch:
         prepared: Its rows.
         tokenizer: What made them.
         device: The kind of device that the run is for, ``cpu`` or ``cuda``.
+        share: The process that is planned; the longest row of an update is the first one's.
     """
 
     config: RunConfig
@@ -60,6 +62,7 @@ class Sketch:
     prepared: Prepared
     tokenizer: PreTrainedTokenizerBase
     device: str = "cpu"
+    share: Share = field(default_factory=Share)
 
     @property
     def layout(self) -> Layout:
@@ -107,6 +110,7 @@ class Sketch:
             num_epochs=train.num_epochs,
             max_steps=total_steps(config.stages, -(-len(self.prepared.train) // train.batch_size)) or train.max_steps,
             shuffle=config.data.shuffle,
+            share=self.share,
         )
 
     def terms(self) -> list[Term]:

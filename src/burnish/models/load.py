@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +28,7 @@ from burnish.models.forward import is_causal, packing_mode
 from burnish.models.head import verify_head
 from burnish.models.quantize import count_parameters, quantize_
 from burnish.models.quiet import quiet
+from burnish.models.widen import header_of, widened
 
 Kind = Literal["causal", "seq2seq", "encoder"]
 
@@ -50,6 +50,7 @@ class Loaded:
         folder: The folder on this machine that the weights were read from.
         origin: Where it came from, in JSON values: path given, kind, hash or commit, model_type, parameters, template.
         classifier: The head of a classification, beside the model, which keeps its own class and names.
+        mapped: Whether the weights lie in files that are mapped, and not in the memory of this process.
     """
 
     model: PreTrainedModel
@@ -59,10 +60,17 @@ class Loaded:
     folder: Path
     origin: dict[str, Any] = field(default_factory=dict)
     classifier: Classifier | None = None
+    mapped: bool = False
 
 
 def load(
-    config: ModelConfig, dtype: torch.dtype, base: Path | None = None, *, verify: bool = True, headless: bool = False
+    config: ModelConfig,
+    dtype: torch.dtype,
+    base: Path | None = None,
+    *,
+    verify: bool = True,
+    headless: bool = False,
+    mapped: bool = False,
 ) -> Loaded:
     """Load the model that a recipe names.
 
@@ -76,6 +84,8 @@ def load(
         verify: Hold the head against the model's logits and refuse a causal model that sees later tokens. Needed for
             training, not for generating.
         headless: Load an encoder or a decoder without its language-model head, for a head of another task.
+        mapped: Take no memory for weights, where that can be: those that files hold in 16 bits are mapped from a copy
+            in fp32, which is made once (`ready_files`).
 
     Raises:
         UserError: Not found, not readable, not a language model, or against the recipe's safety settings.
@@ -92,7 +102,9 @@ def load(
     tokenizer, template = _read_tokenizer(config, fetched, base)
     # codes are made of the weights as the files hold them, so that they do not depend on what a run computes in
     stored: torch.dtype | Literal["auto"] = "auto" if config.quantization else dtype
-    model, unused = _read_model(config, fetched, model_config, "headless" if headless else kind, stored)
+    files = ready_files(config, dtype, fetched) if mapped else fetched.folder
+    read_from = replace(fetched, folder=files)
+    model, unused = _read_model(config, read_from, model_config, "headless" if headless else kind, stored)
     quantized = quantize_(model, config.quantization, dtype) if config.quantization else None
     use_packed_attention(model)
     if headless:
@@ -111,7 +123,24 @@ def load(
         "unused_weights": unused,
         **({"quantization": quantized} if quantized else {}),
     }
-    return Loaded(model, tokenizer, kind, fetched.name, fetched.folder, origin)
+    in_files = fetched.safetensors and not config.quantization and not converted_bytes(files, dtype)
+    return Loaded(model, tokenizer, kind, fetched.name, fetched.folder, origin, mapped=in_files)
+
+
+def ready_files(config: ModelConfig, dtype: torch.dtype, fetched: Fetched | None = None) -> Path:
+    """The folder whose weights have the format of a run, so that they can be mapped; made where it is not there.
+
+    Args:
+        config: The model.
+        dtype: The format.
+        fetched: Where it was found.
+
+    Raises:
+        UserError: The model is not found, or the disk is full.
+    """
+    fetched = fetched or fetch(config)
+    widens = dtype == torch.float32 and fetched.safetensors and not config.quantization
+    return widened(fetched.folder) if widens and converted_bytes(fetched.folder, dtype) else fetched.folder
 
 
 def load_tokenizer(config: ModelConfig, base: Path | None = None) -> PreTrainedTokenizerBase:
@@ -231,10 +260,8 @@ def converted_bytes(folder: Path, dtype: torch.dtype | None) -> int:
     """
     total = 0
     for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__" and (dtype is None or entry["dtype"] != _STORED.get(dtype)):
+        for entry in header_of(path).values():
+            if dtype is None or entry["dtype"] != _STORED.get(dtype):
                 begin, end = entry["data_offsets"]
                 total += end - begin
     return total

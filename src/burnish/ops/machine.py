@@ -86,6 +86,11 @@ def use_all_cores() -> int:
     return torch.get_num_threads()
 
 
+def devices_here() -> int:
+    """How many GPUs this machine has; 1 without any."""
+    return max(1, torch.cuda.device_count())
+
+
 def keep_memory() -> bool:
     """Let glibc keep the memory that tensors free, for the next ones; whether that could be set.
 

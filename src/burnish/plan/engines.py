@@ -16,13 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
+from burnish.core.engines import OFFLOADS, EngineName, OffloadName, able
 from burnish.core.errors import UserError
 from burnish.plan.footprint import Footprint
-
-EngineName = Literal["none", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
-OffloadName = Literal["none", "optimizer", "parameters"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,11 @@ class Engine:
                 where="--processes",
                 fix="name one with `--engine`: ddp, fsdp2, zero1, zero2 or zero3",
             )
-        refused = {"optimizer": ("none", "ddp"), "parameters": ("none", "ddp", "zero1", "zero2")}
-        if self.name in refused.get(self.offload, ()):
+        if self.offload not in OFFLOADS[self.name]:
             raise UserError(
-                f"`{self.name}` cannot keep the {self.offload} in the host's memory",
+                f"`{self.name}` cannot keep `{self.offload}` in the host's memory",
                 where="--offload",
-                fix="use `--engine zero2` for the optimiser, `zero3` or `fsdp2` for both",
+                fix=f"name an engine that can: {able(self.offload)}",
             )
 
 

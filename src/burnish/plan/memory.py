@@ -29,6 +29,8 @@ class Overhead:
         growth: What the allocator holds for each byte that lives, holes included.
         keeps: Whether the process gives nothing back, so that what a later phase needs comes on top where the holes of
             an earlier one are too small.
+        mapped: Bytes of the files that weights are shared out of. Each process has their pages among its own, and the
+            machine holds them once, for as long as it has room.
     """
 
     start: int
@@ -36,6 +38,7 @@ class Overhead:
     files: int = 0
     growth: float = 1.0
     keeps: bool = False
+    mapped: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,13 @@ class MemoryPlan:
         phases: In the order of the run.
         host: Bytes that all devices together keep in the host's memory besides.
         engine: How the run is divided.
+        mapped: Bytes of each phase that are pages of files, which the kernel takes back when it needs room.
     """
 
     phases: tuple[Phase, ...]
     host: int
     engine: Engine
+    mapped: int = 0
 
     @property
     def highest(self) -> Phase:
@@ -77,14 +82,14 @@ class MemoryPlan:
 
     def fits(self, memory: int) -> bool:
         """Whether a device of so many bytes suffices."""
-        return self.peak <= ROOM * memory
+        return self.peak - self.mapped <= ROOM * memory
 
     def to_json(self) -> dict[str, Any]:
         """For `plan.json`."""
         phases = [{"name": p.name, "bytes": p.total, "parts": dict(p.parts)} for p in self.phases]
         engine = {"name": self.engine.name, "processes": self.engine.processes, "offload": self.engine.offload}
         return {"peak_bytes": self.peak, "highest": self.highest.name, "phases": phases, "host_bytes": self.host,
-                "engine": engine}  # fmt: skip
+                "engine": engine, **({"mapped_bytes": self.mapped} if self.mapped else {})}  # fmt: skip
 
 
 def memory_plan(whole: Footprint, overhead: Overhead, engine: Engine | None = None) -> MemoryPlan:
@@ -97,7 +102,7 @@ def memory_plan(whole: Footprint, overhead: Overhead, engine: Engine | None = No
     """
     engine = engine or Engine()
     share = share_of(whole, engine)
-    return MemoryPlan(tuple(_phases(share, overhead)), share.host, engine)
+    return MemoryPlan(tuple(_phases(share, overhead)), share.host, engine, overhead.mapped)
 
 
 def _phases(share: Share, overhead: Overhead) -> list[Phase]:
@@ -105,6 +110,7 @@ def _phases(share: Share, overhead: Overhead) -> list[Phase]:
     framework = {"framework": overhead.start + overhead.computing}
     base = {"weights": one.weights, "adapters": one.adapters}
     original = {"held of the original": one.held} if one.held else {}
+    framework |= {"mapped weights": overhead.mapped} if overhead.mapped else {}
     there = {**framework, **base, **original, "gathered layers": share.gathered, "optimizer": one.optimizer}
     living = {"activations": one.activations, "gradients and work": one.working}
     holes = {"allocator": round((overhead.growth - 1) * sum(living.values()))}

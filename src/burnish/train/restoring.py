@@ -21,10 +21,13 @@ def gathered(
 ) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of a checkpoint, each in one piece, whatever shares they lie in.
 
+    All processes gather them together, one after the other; of those that do not write, none keeps the weights.
+
     Raises:
         TrainingStopped: A weight is not whole.
     """
-    weights = {name: engine.whole(parameter) for name, parameter in trainable}
+    device = None if engine.group.main else torch.device("meta")
+    weights = {name: engine.whole(parameter).to(device=device) for name, parameter in trainable}
     engine.inventory(weights)
     tensors = {"trainable": weights, "optimizer": engine.moments(optimizer, trainable)}
     if buffers:

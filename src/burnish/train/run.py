@@ -178,7 +178,8 @@ def _run(
     engine.group.on_main(partial(write_result, scorer, folder, callbacks))
     tuned, samples = scorer.tuned(), scorer.samples()
     scorer.retention.after(folder)
-    folder.log(ending(state, time.monotonic() - began))
+    peaks = [peak for (peak,) in engine.group.table([peak_memory()])]
+    folder.log(ending(state, time.monotonic() - began, int(max(peaks))))
     engine.group.on_main(partial(scorer.write, folder, base, tuned, (base_samples, samples)))
     return RunResult(folder.path, state.reason, state.step, state.best_step, base.values(), tuned.values())
 
@@ -223,8 +224,8 @@ def listeners(scorer: Scorer, folder: RunFolder, callbacks: Sequence[Callback], 
     return [*heard, scorer.retention.listener(heard), watching]
 
 
-def ending(state: TrainState, seconds: float) -> dict[str, Any]:
-    """The last line of the log."""
+def ending(state: TrainState, seconds: float, peak: int) -> dict[str, Any]:
+    """The last line of the log; ``peak`` is that of the process that held most."""
     return {
         "kind": "finished",
         "step": state.step,
@@ -234,7 +235,7 @@ def ending(state: TrainState, seconds: float) -> dict[str, Any]:
         "tokens": state.tokens,
         "trained_tokens": state.trained_tokens,
         "skipped_steps": state.skipped_steps,
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": peak,
     }
 
 

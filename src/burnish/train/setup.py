@@ -50,7 +50,7 @@ from burnish.train.sample import Rows
 from burnish.train.settings import settings
 from burnish.train.stages import Stages, Trained, plan_stages, total_steps
 from burnish.train.task_parts import refuse_unnamed_tasks, watched_entries, watched_head
-from burnish.train.tasks import HEAD_RATE_SCALE, load_new, load_whole, read_data, task_of
+from burnish.train.tasks import HEAD_RATE_SCALE, load_new, load_whole, read_data_together, task_of
 from burnish.train.updates import Updates
 
 Foresee = Callable[[RunConfig, Prepared], list[Finding]]
@@ -214,7 +214,8 @@ class Setup:
 
     def hand_to_engine(self) -> None:
         """Let the engine take the model over; what it makes of the weights is what is trained from here on."""
-        self.engine.prepare(Whole(self.loaded.model, self.loaded.classifier), self.trainable)
+        mapped = self.loaded.mapped and self.device.type == "cpu"
+        self.engine.prepare(Whole(self.loaded.model, self.loaded.classifier, mapped=mapped), self.trainable)
         del self.trainable
 
     def keeping(self) -> AbstractContextManager[object]:
@@ -312,16 +313,17 @@ def set_up(
     engine, device = engine or Engine(), default_device()
     refuse_impossible_memory(config.memory, device)
     tell(callbacks, Stage("reading and rendering the data"))
-    prepared = engine.group.main_first(partial(read_data, config))
+    prepared, notes = read_data_together(config, engine.group)
     config = task_of(config).settle(config, prepared)
-    findings = [*prepared.findings, *foresee(config, prepared)]
+    foreseen = engine.group.of_main(engine.group.on_main(partial(foresee, config, prepared))) or []
+    findings = [*notes, *prepared.findings, *foreseen]
     for finding in findings:
         tell(callbacks, Noticed(finding))
     refuse_stops(findings)
     tell(callbacks, Stage("loading the model"))
     trains_base = any(METHODS[adapter.method].format == "model" for adapter in config.adapters)
     precision = engine.group.of_main(choose_precision(config.train.precision, device, trains_base=trains_base))
-    loaded = load_new(config, precision.base)
+    loaded = load_new(config, precision.base, engine.group if engine.parts_weights else None)
     loaded.model.to(device)  # type: ignore[arg-type]
     if loaded.classifier is not None:
         loaded.classifier.to(device)

@@ -9,23 +9,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.augment.build import methods_of
 from burnish.core.errors import UserError
 from burnish.core.findings import Finding
 from burnish.core.types import Batch, Term
+from burnish.data.config import DataConfig
+from burnish.data.dealt import prepare_together
 from burnish.data.prepare import Prepared, prepare
 from burnish.data.render import Kind
 from burnish.data.tasks import Task as DataTask
 from burnish.data.tasks import TextTask as LearntText
 from burnish.models.forward import positions_of
-from burnish.models.load import Loaded, load, load_model_config, load_tokenizer
+from burnish.models.load import Loaded, load, load_model_config, load_tokenizer, ready_files
 from burnish.objectives.heads import head_terms, rows_of, tokens_of
 from burnish.objectives.sft import supervised_terms
 from burnish.ops.units import UnitLosses, pair_units, several_units, span_units, token_units
 from burnish.train import heads
 from burnish.train.config import RunConfig
+from burnish.train.distributed.group import Group
 from burnish.train.handover import open_model
 from burnish.train.replay import read_replay
 
@@ -69,12 +72,10 @@ def read_data(config: RunConfig, *, augment: bool = True) -> Prepared:
         augment: Whether new training rows are made and general ones read, where it asks for them; the held-out rows
             are the same either way.
     """
-    tokenizer, model_config = load_tokenizer(config.model), load_model_config(config.model)
-    kind: Kind = "seq2seq" if model_config.is_encoder_decoder else "causal"
-    data, notes = within_positions(config, model_config) if config.classifies else (config.data, [])
+    tokenizer, kind, data, notes = _asked(config)
     entries = data.augment if augment else ()
     methods = methods_of(entries, config.seed, partial(open_model, dtype=torch.float32))
-    data = data.model_copy(update={"augment": entries, "replay": None})
+    data = data.model_copy(update={"augment": entries})
     task = task_of(config).data(config)
     prepared = prepare(data, tokenizer, kind, config.seed, task=task, augment=methods)
     prepared.findings.extend(notes)
@@ -85,6 +86,29 @@ def read_data(config: RunConfig, *, augment: bool = True) -> Prepared:
     rows, said = replayed
     prepared.findings.extend(said)
     return replace(prepared, replay=rows, summary={**prepared.summary, "replay": rows.summary})
+
+
+def read_data_together(config: RunConfig, group: Group) -> tuple[Prepared, list[Finding]]:
+    """The rows of a recipe in every process of a run; each file is read by one of them, where they can be dealt out.
+
+    Args:
+        config: The recipe.
+        group: The processes, which all ask together.
+
+    Returns:
+        The rows, and a note of how the files were read.
+    """
+    tokenizer, kind, data, _ = _asked(config)
+    notes = prepare_together(data, tokenizer, kind, config.seed, group, task=task_of(config).data(config))
+    return group.main_first(partial(read_data, config)), notes
+
+
+def _asked(config: RunConfig) -> tuple[PreTrainedTokenizerBase, Kind, DataConfig, list[Finding]]:
+    """What rows are made with: tokenizer, kind of model, settings of the data, and what there is to say of these."""
+    tokenizer, model_config = load_tokenizer(config.model), load_model_config(config.model)
+    kind: Kind = "seq2seq" if model_config.is_encoder_decoder else "causal"
+    data, notes = within_positions(config, model_config) if config.classifies else (config.data, [])
+    return tokenizer, kind, data.model_copy(update={"replay": None}), notes
 
 
 def _settled(config: RunConfig, prepared: Prepared) -> DataTask:
@@ -117,10 +141,18 @@ def within_positions(config: RunConfig, model_config: Any) -> tuple[Any, list[Fi
     return data.model_copy(update={"render": data.render.model_copy(update={"max_length": positions})}), [note]
 
 
-def load_new(config: RunConfig, dtype: torch.dtype) -> Loaded:
-    """The recipe's model with whatever new heads its task needs; they are not trained yet."""
+def load_new(config: RunConfig, dtype: torch.dtype, group: Group | None = None) -> Loaded:
+    """The recipe's model with whatever new heads its task needs; they are not trained yet.
+
+    Args:
+        config: The recipe.
+        dtype: Format of the weights.
+        group: Processes that will share the weights out, so that none should take memory for all of them.
+    """
     task = task_of(config)
-    return task.adorn(config, load(config.model, dtype, headless=task.headless))
+    if group is not None:
+        group.main_first(partial(ready_files, config.model, dtype))
+    return task.adorn(config, load(config.model, dtype, headless=task.headless, mapped=group is not None))
 
 
 def load_whole(config: RunConfig) -> PreTrainedModel:

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
 from burnish.core.config import Config
-
-EngineName = Literal["none", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
-OffloadName = Literal["none", "optimizer", "parameters"]
-
-OFFLOADS: dict[EngineName, tuple[OffloadName, ...]] = {
-    "none": ("none",),
-    "ddp": ("none",),
-    "fsdp2": ("none",),
-    "zero1": ("none", "optimizer"),
-    "zero2": ("none", "optimizer"),
-    "zero3": ("none", "optimizer", "parameters"),
-}
-"""What each engine can move to the host's memory."""
+from burnish.core.engines import OFFLOADS, EngineName, OffloadName, able
 
 
 class DistributedConfig(Config):
@@ -38,6 +24,5 @@ class DistributedConfig(Config):
     @model_validator(mode="after")
     def _engine_can(self) -> DistributedConfig:
         if self.offload not in OFFLOADS[self.engine]:
-            can = ", ".join(f"`{name}`" for name, kinds in OFFLOADS.items() if self.offload in kinds)
-            raise ValueError(f"`{self.engine}` cannot offload `{self.offload}`; {can} can")
+            raise ValueError(f"`{self.engine}` cannot offload `{self.offload}`; {able(self.offload)} can")
         return self

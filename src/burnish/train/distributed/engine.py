@@ -26,11 +26,12 @@ class Whole(nn.Module):
     Args:
         model: The model with its adapters.
         classifier: A head beside it.
+        mapped: Whether the model's own weights lie in files that are mapped.
     """
 
-    def __init__(self, model: nn.Module, classifier: nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module, classifier: nn.Module | None = None, *, mapped: bool = False) -> None:
         super().__init__()
-        self.model, self.classifier = model, classifier
+        self.model, self.classifier, self.mapped = model, classifier, mapped
 
     def forward(self, work: Callable[[], T]) -> T:
         """Compute."""
@@ -44,12 +45,14 @@ class Engine:
         group: The processes.
 
     Attributes:
-        sharded: Whether weights lie in shares, so that the processes compute every pass together.
+        sharded: Whether the processes compute every pass together, for they hold shares of something.
+        parts_weights: Whether weights lie in shares, so that no process has to hold all of them.
         rehearses: Whether the heaviest micro-batch is tried before the first update.
         foresees: Whether the optimiser that the loop holds is the one that moves the weights, tensor by tensor.
     """
 
     sharded = False
+    parts_weights = False
     foresees = True
     rehearses = True
 
@@ -160,7 +163,13 @@ class Engine:
 
 
 def broadcast_(tensors: Sequence[Tensor]) -> None:
-    """Give every process the main one's values, so that all begin alike to the bit."""
+    """Give every process the main one's values, so that all begin alike.
+
+    A tensor that has them is not written to: the pages of a mapped file would become memory of this process.
+    """
     with torch.no_grad():
         for tensor in tensors:
-            torch.distributed.broadcast(tensor.data, src=0)
+            values = tensor.detach().clone(memory_format=torch.contiguous_format)
+            torch.distributed.broadcast(values, src=0)
+            if not torch.equal(values, tensor):
+                tensor.copy_(values)

@@ -2,6 +2,9 @@
 
 A layer's weights are gathered when it is called, forward and backward, and let go behind it; frozen ones are shared
 out as well. Gradients arrive as sums, each process with its share of them, and so do the optimiser's moments.
+
+A process copies its share of a weight out of the mapped file, and nothing else of it; in the end frozen weights are
+those of the file again.
 """
 
 from __future__ import annotations
@@ -32,9 +35,11 @@ class FullySharded(Engine):
     """
 
     sharded = True
+    parts_weights = True
 
     def __init__(self, group: Group) -> None:
         super().__init__(group)
+        self._mapped: dict[tuple[int, str], nn.Parameter] = {}
         self.device = torch.device("cpu")
         self.module: Any = None
         self.parts: list[Any] = []
@@ -47,6 +52,7 @@ class FullySharded(Engine):
         mesh = init_device_mesh(device.type, (self.group.size,))
         self.module, self.parts = whole, [*layers_of(whole), whole]
         self._before = [(module, type(module), hooks_of(module)) for module in whole.modules()]
+        self._mapped = frozen(whole, trainable) if whole.mapped else {}
         for layer in self.parts[:-1]:
             layer.register_forward_hook(_in_memory_of_its_own)
         for part in self.parts:
@@ -87,7 +93,9 @@ class FullySharded(Engine):
         target.copy_(_shared_out(value, target) if isinstance(target, DTensor) else value)
 
     def moments(self, optimizer: torch.optim.Optimizer, trainable: Named) -> dict[str, Tensor]:
-        return {name: self.whole(tensor) for name, tensor in super().moments(optimizer, trainable).items()}
+        device = None if self.group.main else torch.device("meta")  # only the main one writes them
+        parted = super().moments(optimizer, trainable)
+        return {name: self.whole(tensor).to(device=device) for name, tensor in parted.items()}
 
     def load_moments(self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]) -> None:
         load_state_tensors(optimizer, trainable, tensors)
@@ -104,7 +112,9 @@ class FullySharded(Engine):
         plain: dict[int, nn.Parameter] = {}  # tied weights stay tied
         for module, own, hooks in self._before:
             for name, parameter in module._parameters.items():
-                if isinstance(parameter, DTensor):
+                if isinstance(parameter, DTensor) and (id(module), name) in self._mapped:
+                    module._parameters[name] = self._mapped[id(module), name]
+                elif isinstance(parameter, DTensor):
                     if id(parameter) not in plain:
                         value = self.whole(parameter).to(self.device)
                         plain[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
@@ -113,7 +123,18 @@ class FullySharded(Engine):
             for kind, known in hooks.items():
                 for key in [key for key in getattr(module, kind) if key not in known]:
                     del getattr(module, kind)[key]
-        self.module, self.parts, self._before = None, [], []
+        self.module, self.parts, self._before, self._mapped = None, [], [], {}
+
+
+def frozen(whole: Whole, trainable: Named) -> dict[tuple[int, str], nn.Parameter]:
+    """The weights that are never trained, by the number of their module and their name in it."""
+    trained = {id(parameter) for _, parameter in trainable}
+    return {
+        (id(module), name): parameter
+        for module in whole.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and id(parameter) not in trained
+    }
 
 
 HOOKS = (

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 import torch
 
 from burnish.adapters.registry import METHODS
+from burnish.core.engines import EngineName
 from burnish.core.errors import UserError
 from burnish.train.config import RunConfig
-from burnish.train.distributed.config import EngineName
 
 
 @dataclass(frozen=True)

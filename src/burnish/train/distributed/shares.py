@@ -5,7 +5,6 @@ Shapes: R rows of an update, P processes.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from burnish.core.dealing import takers
 from burnish.core.types import Batch, Term
 from burnish.train.distributed.group import Group
 
@@ -39,29 +39,6 @@ class Share:
             lengths: Tokens of each row of the table.
         """
         return rows if self.size == 1 else rows[takers(lengths[rows], self.size) == self.rank]
-
-
-def takers(tokens: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """[R] the process that each row goes to.
-
-    The longest row goes first, each to the process with the fewest tokens so far (Graham, 1969), among those that
-    still have room: the numbers of rows differ by one at most.
-
-    Args:
-        tokens: [R] of each row.
-        size: P.
-    """
-    room = -(-len(tokens) // size)
-    spare = len(tokens) - (room - 1) * size  # so many processes may take the last row of an uneven number
-    found, waiting = np.zeros(len(tokens), dtype=np.int64), [(0, 0, rank) for rank in range(size)]
-    for place in np.argsort(-tokens, kind="stable").tolist():
-        while waiting[0][1] == room - 1 and not spare:  # its room is taken, and stays so
-            heapq.heappop(waiting)
-        load, count, rank = heapq.heappop(waiting)
-        found[place], spare = rank, spare - (count + 1 == room)
-        if count + 1 < room:
-            heapq.heappush(waiting, (load + int(tokens[place]), count + 1, rank))
-    return found
 
 
 class Steps(Protocol):

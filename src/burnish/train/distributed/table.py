@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from burnish.core.engines import EngineName
 from burnish.core.errors import UserError
 from burnish.core.processes import launched, world_size
 from burnish.train.config import RunConfig
-from burnish.train.distributed.config import DistributedConfig, EngineName
+from burnish.train.distributed.config import DistributedConfig
 from burnish.train.distributed.ddp import DataParallel
 from burnish.train.distributed.engine import Engine
 from burnish.train.distributed.fsdp2 import FullySharded

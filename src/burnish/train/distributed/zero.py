@@ -43,7 +43,8 @@ class Zero(Engine):
     def __init__(self, group: Group, stage: int, offload: str, max_grad_norm: float | None) -> None:
         super().__init__(group)
         self.stage, self.offload, self.max_grad_norm = stage, offload, max_grad_norm
-        self.rehearses = stage < 3
+        self.rehearses, self.parts_weights = stage < 3, stage == 3
+        self._mapped: dict[int, Tensor] = {}
         self.deepspeed = imported(group)
         self.flat: Flat = FLAT[stage]
         self.whole_module: Any = None
@@ -60,6 +61,9 @@ class Zero(Engine):
         broadcast_([parameter for _, parameter in trainable])
         self.whole_module, self.named = whole, dict(trainable)
         if self.stage == 3:
+            trained = {id(p) for p in self.named.values()}
+            kept = whole.parameters() if whole.mapped else ()
+            self._mapped = {id(p): p.data for p in kept if id(p) not in trained}
             embedding: nn.Module = whole.model.get_input_embeddings()  # type: ignore[operator]  # one of transformers
             embedding.register_forward_hook(_starts_the_graph)
 
@@ -177,11 +181,13 @@ class Zero(Engine):
     def release(self) -> None:
         if self.engine is not None and self.stage == 3:
             parameters = [p for p in self.whole_module.parameters() if hasattr(p, "ds_id")]
-            with self.deepspeed.zero.GatheredParameters(parameters):
-                kept = [p.detach().clone() for p in parameters]
+            shared = [p for p in parameters if id(p) not in self._mapped]
+            with self.deepspeed.zero.GatheredParameters(shared):
+                kept = {id(p): p.detach().clone() for p in shared} | self._mapped
             self._close()
-            for parameter, whole in zip(parameters, kept, strict=True):
-                parameter.data = whole
+            for parameter in parameters:
+                parameter.data = kept[id(parameter)]
+            self._mapped = {}
         else:
             self._close()
         for parameter in self.named.values():
