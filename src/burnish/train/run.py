@@ -113,7 +113,7 @@ def start_run(
         tell(callbacks, Stage("rehearsing the heaviest micro-batch"))
         rehearse(job)
     main(lambda: folder.create(force, setup.write))
-    if planned := dict(plan()):
+    if planned := engine.group.of_main(dict(plan())):  # only the main process has planned
         main(lambda: folder.write("plan.json", planned))
     return _run(job, scorer, folder, callbacks, TrainState(), None)
 
