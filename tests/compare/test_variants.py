@@ -46,6 +46,19 @@ def test_seeds_share_the_held_out_rows(tmp_path: Path) -> None:
     assert len({t.key for t in one.trials}) == 3 and len({t.folder for t in one.trials}) == 3
 
 
+def test_the_key_of_a_run_holds_every_setting_by_default_or_given(tmp_path: Path) -> None:
+    """`distill` compares at general texts by default: said or not said, it is the same recipe, and another one is not.
+
+    So a run that was made while the default was another one does not count for a recipe that leaves it out.
+    """
+
+    def key(entry: object) -> str:
+        config = configured(tmp_path, regularizers=[entry])
+        return prepare(Wanted(config, read_variants("lora"), 1, tmp_path / "out"))[0].trials[0].key
+
+    assert key("distill") == key({"kind": "distill", "on": "general"}) != key({"kind": "distill", "on": "task"})
+
+
 def test_a_budget_sizes_each_method_and_says_how(tmp_path: Path) -> None:
     """1,088 parameters a rank: 4,352 are rank 4; 5,000 are met within 9 % only; full tuning can't be sized."""
     config = configured(tmp_path)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from burnish.compare.keys import key_of
 from burnish.compare.outcome import Outcome, finished, read_outcome
 from burnish.compare.page import write_page
 from burnish.compare.process import call
 from burnish.compare.race import Stand
 from burnish.compare.results import Results, gather
 from burnish.compare.trials import Prepared, Trial, Wanted, prepare, reason
+from burnish.compare.variants import configured
 from burnish.core.errors import UserError
 from burnish.core.files import write_json
 from burnish.train.config import RunConfig
@@ -168,7 +170,7 @@ def steps_within(trial: Trial, seconds: float, listener: Listener) -> int | str:
     """How many updates fit into a time, from a short measurement that is kept beside the runs."""
     kept = trial.folder.with_name(f"{trial.variant.slug}-pace.json")
     recipe = {**trial.recipe, "name": f"{trial.variant.slug}-pace"}
-    pace_key = Trial(trial.variant, 0, {**recipe, "seconds": seconds}, trial.folder).key
+    pace_key = key_of(configured(recipe, trial.variant.label), seconds=seconds)
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     if known.get("key") != pace_key:
         listener.moves({"stage": "measuring how long an update takes"})

@@ -7,7 +7,6 @@ looked at.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import yaml
 
 from burnish.compare.architectures import Space
 from burnish.compare.basis import better
+from burnish.compare.keys import hash_of
 from burnish.compare.process import call
 from burnish.compare.race import Stand, stand_file
 from burnish.compare.recommend import settings_of
@@ -61,9 +61,8 @@ class SearchWanted:
     @property
     def key(self) -> str:
         """A hash of recipe and space: trials of others are not comparable. Machines may keep the files elsewhere."""
-        recipe = self.config.model_dump(mode="json", exclude_unset=True)
-        values = _unplaced({**recipe, "output": None, "name": None, "space": vars(self.space)})
-        return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+        recipe = self.config.model_dump(mode="json")
+        return hash_of(_unplaced({**recipe, "output": None, "name": None, "space": vars(self.space)}))
 
 
 def _unplaced(value: Any) -> Any:

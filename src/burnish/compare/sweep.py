@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from burnish.compare.basis import settled
 from burnish.compare.halving import stops, survivors
+from burnish.compare.keys import key_of
 from burnish.compare.process import call
 from burnish.compare.racing import Racer
 from burnish.compare.run import Listener, deciding, refuse_all_refused
@@ -194,7 +194,7 @@ def _range_test(wanted: SweepWanted, listener: Listener) -> dict[str, Any]:
     """The range test of the recipe, from its file if it was made before."""
     path = wanted.output / RANGE
     recipe = {**wanted.config.model_dump(mode="json", exclude_unset=True), "output": None}
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
+    key = key_of(wanted.config)
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if known.get("key") == key:
         return dict(known["test"])

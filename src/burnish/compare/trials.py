@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from burnish.compare.keys import key_of
 from burnish.compare.variants import Variant, configured, recipe_of
 from burnish.core.errors import UserError
 from burnish.models.shapes import shapes_of
@@ -45,8 +44,7 @@ class Trial:
     @property
     def key(self) -> str:
         """A hash of the recipe: a finished run counts only for the recipe that it was made from."""
-        text = json.dumps({**self.recipe, "output": None}, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return key_of(configured(self.recipe, self.variant.label))
 
     def with_steps(self, steps: int) -> Trial:
         """The same run with a fixed number of updates."""
