@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.distributed.common import own_cache
+from tests.support.caches import own_cache
 from tests.support.recipes import sentiment_rows, write_rows
 from tests.support.tiny import tiny_tokenizer
 from torch.distributed.device_mesh import init_device_mesh

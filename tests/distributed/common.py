@@ -16,19 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from burnish.core.files import read_lines
-from burnish.core.paths import cache_folder
 from tests.support.recipes import recipe
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 900
 """Seconds after which a group hangs."""
-
-
-def own_cache(folder: Path) -> Path:
-    """A cache of its own for a test, but for the compiled kernels, which take half a minute to make."""
-    folder.mkdir(parents=True)
-    (folder / "native").symlink_to(cache_folder() / "native", target_is_directory=True)
-    return folder
 
 
 def free_port() -> int:

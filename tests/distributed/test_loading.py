@@ -15,7 +15,8 @@ from burnish.core.errors import UserError
 from burnish.models.config import ModelConfig
 from burnish.models.load import converted_bytes, load, ready_files
 from burnish.models.widen import widened
-from tests.distributed.common import ROOT, own_cache, spawn
+from tests.distributed.common import ROOT, spawn
+from tests.support.caches import own_cache
 from tests.support.recipes import save_tiny, sentiment_rows, write_rows
 
 

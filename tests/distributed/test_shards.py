@@ -12,7 +12,8 @@ from burnish.core.config import build
 from burnish.core.files import read_lines
 from burnish.train import run
 from burnish.train.config import RunConfig
-from tests.distributed.common import carry, job, own_cache, same
+from tests.distributed.common import carry, job, same
+from tests.support.caches import own_cache
 from tests.support.recipes import sentiment_rows, write_rows
 
 FILES = 7

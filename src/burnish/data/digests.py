@@ -45,10 +45,8 @@ def digest(path: Path) -> str:
     if known is not None and known[0] == before:
         return known[1]
     found = sha256(path)
-    if stamp_of(path) == before:
-        rested = max(before[1], before[2]) + _REST < now
-        if rested:
-            _KNOWN[str(path)] = (before, found, rested)
+    if stamp_of(path) == before and max(before[1], before[2]) + _REST < now:
+        _KNOWN[str(path)] = (before, found, True)
     return found
 
 
