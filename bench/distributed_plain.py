@@ -64,6 +64,11 @@ ENGINES: dict[str, Any] = {
 }
 
 
+def filled(rows: list[list[int]], width: int, value: int, device: torch.device) -> torch.Tensor:
+    """Rows as one tensor."""
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows], device=device)
+
+
 def main(folder: Path, engine: str, batch: int, updates: int) -> None:
     """Train, and write the speed of every update."""
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
@@ -73,17 +78,20 @@ def main(folder: Path, engine: str, batch: int, updates: int) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).to(device)
     model.train()
     texts = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-    ids = [tokenizer(row["prompt"] + row["completion"])["input_ids"] + [tokenizer.eos_token_id] for row in texts]
+    asked = [tokenizer(row["prompt"])["input_ids"] for row in texts]
+    answered = [[*tokenizer(row["completion"])["input_ids"], tokenizer.eos_token_id] for row in texts]
+    ids = [[*prompt, *completion] for prompt, completion in zip(asked, answered, strict=True)]
+    labels = [[-100] * len(prompt) + completion for prompt, completion in zip(asked, answered, strict=True)]
     model, optimizer = ENGINES[engine](model, device)
     speeds = []
     for update in range(updates):
         rows = ids[update * batch : (update + 1) * batch]
         began = time.perf_counter()
         mine = rows[rank::world]
+        wanted = labels[update * batch : (update + 1) * batch][rank::world]
         width = max(map(len, mine))
-        inputs = torch.tensor([row + [0] * (width - len(row)) for row in mine], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in mine], device=device)
-        loss = model(input_ids=inputs, attention_mask=mask, labels=inputs.masked_fill(mask == 0, -100)).loss
+        inputs, mask = filled(mine, width, 0, device), filled([[1] * len(row) for row in mine], width, 0, device)
+        loss = model(input_ids=inputs, attention_mask=mask, labels=filled(wanted, width, -100, device)).loss
         if engine.startswith("zero"):
             model.backward(loss)
             model.step()

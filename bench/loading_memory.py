@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -40,6 +39,7 @@ from burnish.core.config import build
 from burnish.train import run
 from burnish.train.config import RunConfig
 from burnish.train.distributed.group import Processes, close
+from burnish.train.distributed.launch import meeting_at, open_store
 from burnish.train.setup import set_up
 from burnish.train.verify import verify_run
 
@@ -138,10 +138,8 @@ def work(home: Path, arm: str, limit: int, train: bool) -> None:
 
 def measured(home: Path, arm: str, processes: int, limit: int, train: bool = False) -> list[dict[str, int]]:
     """What every process of an arm said."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
+    store = open_store()
+    shared = {**meeting_at(store), "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[1]
     path = os.pathsep.join([str(root / "src"), str(root), os.environ.get("PYTHONPATH", "")])
     shared |= {"PYTHONPATH": path, "LOCAL_WORLD_SIZE": str(processes)}

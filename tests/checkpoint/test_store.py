@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tests.support.crews import crewed
 
 from burnish.checkpoint.optimizer import load_state_tensors, state_tensors
 from burnish.checkpoint.store import Checkpoint, CheckpointStore, verify
@@ -135,3 +138,44 @@ def test_optimizer_state_of_another_run_is_refused() -> None:
     optimizer = torch.optim.AdamW(layer.parameters())
     with pytest.raises(UserError, match="does not train"):
         load_state_tensors(optimizer, list(layer.named_parameters()), {"exp_avg:other.weight": torch.ones(1)})
+
+
+def save_by_two(store: CheckpointStore) -> list[Path]:
+    """Step 3, of which each holds one tensor and one has moments; where each says that it is."""
+    here, meta = torch.arange(4.0), torch.empty(4, device="meta")
+    parts = [
+        {"trainable": {"a": here, "b": meta}, "optimizer": {"exp_avg:a": here}},
+        {"trainable": {"a": meta, "b": here + 1}, "optimizer": {"exp_avg:a": meta}},
+    ]
+    return crewed(2, lambda c: store.save_together(Checkpoint(3, parts[c.rank], {"rank": c.rank}), c, protect=1))
+
+
+def test_two_processes_write_one_checkpoint(tmp_path: Path) -> None:
+    """A file for each that holds something of a group; read back as one, with the first one's state."""
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save(make(1))
+    store.save(make(2), protect=1)
+    assert save_by_two(store) == [store.path(3)] * 2 and store.steps() == [1, 3]
+    files = sorted(p.name for p in store.path(3).glob("*.safetensors"))
+    parts = ["trainable-00001-of-00002.safetensors", "trainable-00002-of-00002.safetensors"]
+    assert files == ["optimizer-00001-of-00002.safetensors", *parts] and verify(store.path(3)) is None
+    found = store.load(3)
+    assert found.state == {"rank": 0} and found.tensors["trainable"].keys() == {"a", "b"}
+    assert found.tensors["trainable"]["b"].tolist() == [1, 2, 3, 4]
+    assert found.tensors["optimizer"]["exp_avg:a"].tolist() == [0, 1, 2, 3]
+
+
+def test_one_of_two_that_cannot_write_is_told_to_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(make(1))
+    real = save_file
+
+    def full(tensors: Any, path: Path) -> None:
+        if "00002-of" in path.name:
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr("burnish.checkpoint.store.save_file", full)
+    with pytest.raises(UserError, match="No space left"):  # in both, or `crewed` would say so
+        save_by_two(store)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]

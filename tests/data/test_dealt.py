@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,69 +28,11 @@ from burnish.data.table import ARRAYS
 from burnish.data.tally import SAMPLE, Tally
 from burnish.data.tasks import ClassTask, Task
 from tests.data.chats import write_jsonl
+from tests.support.crews import Threads, crewed
 from tests.support.tiny import tiny_tokenizer
 
 T = TypeVar("T")
 WORDS = ("the", "cat", "dog", "sat", "ran", "on", "a", "mat", "big", "small", "red", "blue", "one", "two", "three")
-
-
-class Threads:
-    """One of several threads that meet.
-
-    Args:
-        rank: Its number.
-        size: How many there are.
-        barrier: Where they meet.
-        table: What each has said.
-    """
-
-    def __init__(self, rank: int, size: int, barrier: threading.Barrier, table: list[Any]) -> None:
-        self.rank, self.size, self.barrier, self.table = rank, size, barrier, table
-
-    def _all(self, value: Any) -> list[Any]:
-        self.table[self.rank] = value
-        self.barrier.wait(60)
-        found = list(self.table)
-        self.barrier.wait(60)
-        return found
-
-    def of_main(self, value: T) -> T:
-        found: T = self._all(value)[0]
-        return found
-
-    def collected(self, values: list[T]) -> list[T]:
-        return [one for part in self._all(values) for one in part]
-
-    def on_main(self, action: Callable[[], T]) -> T | None:
-        result = action() if self.rank == 0 else None
-        self.barrier.wait(60)
-        return result
-
-
-def crewed(size: int, work: Callable[[Threads], T]) -> list[T]:
-    """What so many threads make of it; the first refusal is raised."""
-    barrier, table = threading.Barrier(size), [None] * size
-    found: list[Any] = [None] * size
-    errors: list[Any] = [None] * size
-
-    def run(rank: int) -> None:
-        try:
-            found[rank] = work(Threads(rank, size, barrier, table))
-        except BaseException as error:
-            errors[rank] = error
-            if not isinstance(error, UserError):
-                barrier.abort()
-
-    threads = [threading.Thread(target=run, args=(rank,), name=str(rank)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    faults = [error for error in errors if error is not None]
-    if faults:
-        assert len(faults) == size or not isinstance(faults[0], UserError), "a refusal in one is one in all"
-        raise faults[0]
-    return found
 
 
 @pytest.fixture(autouse=True)

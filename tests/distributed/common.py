@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from burnish.core.files import read_lines
+from burnish.train.distributed.launch import meeting_at, open_store
 from tests.support.recipes import recipe
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +39,8 @@ def spawn(processes: int, arguments: Sequence[str], **environment: str) -> list[
         arguments: What Python is given.
         environment: Further variables.
     """
-    port = str(free_port())
-    given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
+    store = open_store()
+    given = {**meeting_at(store), "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     base = {**os.environ, **given, "PYTHONPATH": path, "LOCAL_WORLD_SIZE": str(processes), **environment}
     running = [
@@ -76,11 +77,15 @@ def job(folder: Path, name: str, engine: str = "none", **sections: Any) -> dict[
     return values if engine == "none" else {**values, "distributed": engine}
 
 
+def last_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run."""
+    return max((run / "checkpoints").glob("step-*"))
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """Everything that the last checkpoint of a run holds, by file and name."""
-    last = max((run / "checkpoints").glob("step-*"))
-    files = sorted(last.glob("*.safetensors"))
-    return {f"{file.stem}:{name}": tensor for file in files for name, tensor in load_file(file).items()}
+    files = sorted(last_checkpoint(run).glob("*.safetensors"))
+    return {f"{f.stem.split('-')[0]}:{name}": tensor for f in files for name, tensor in load_file(f).items()}
 
 
 def numbers(run: Path, kind: str) -> list[dict[str, float]]:

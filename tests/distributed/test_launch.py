@@ -13,6 +13,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -41,7 +42,7 @@ if os.environ.get("RANK") == rank and os.environ.get("BURNISH_ATTEMPT") == "0":
     if how == "disk":
         def full(*_):
             raise OSError(28, "No space left on device")
-        store._write_files = full
+        store.write_tensors = full
 """
 
 
@@ -61,9 +62,10 @@ def launch(folder: Path, *arguments: str, plant: str = "0:9:") -> subprocess.Com
     )
 
 
-def written(folder: Path, name: str, engine: str = "ddp") -> Path:
+def written(folder: Path, name: str, engine: str = "ddp", **sections: Any) -> Path:
     """A recipe file; a checkpoint after every second update."""
-    values = job(folder, name, engine, checkpoint={"every_steps": 2}, evaluate={"every_steps": 2, "samples": 0})
+    often = {"checkpoint": {"every_steps": 2}, "evaluate": {"every_steps": 2, "samples": 0}}
+    values = job(folder, name, engine, **{**often, **sections})
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -106,6 +108,15 @@ def test_a_disk_that_is_full(home: Path) -> None:
     full = launch(home, str(written(home, "full")), "-n", "2", plant="0:0:disk")
     assert full.returncode == 2, full.stderr
     assert full.stderr.count("No space left on device") == 1 and "Traceback" not in full.stderr
+
+
+def test_a_disk_that_is_full_in_one_process_of_several_that_write(home: Path) -> None:
+    """All end with its message and leave no half a checkpoint behind."""
+    recipe = str(written(home, "parted", checkpoint={"every_steps": 2, "sharded": True}))
+    full = launch(home, recipe, "-n", "2", plant="0:1:disk")
+    assert full.returncode == 2, full.stderr
+    assert full.stderr.count("No space left on device") == 1 and "Traceback" not in full.stderr
+    assert not list((home / "runs/parted/checkpoints").iterdir())
 
 
 def test_a_loss_that_is_not_finite_in_one_process(home: Path) -> None:

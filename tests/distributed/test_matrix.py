@@ -19,7 +19,7 @@ from burnish.train.config import RunConfig
 from burnish.train.handover import load_handed_over
 from burnish.train.verify import verify_run
 from tests.distributed.cases import CARRIED, run_of, values
-from tests.distributed.common import carry, same, weights
+from tests.distributed.common import carry, last_checkpoint, same, weights
 
 Reference = Callable[[str], Path]
 DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
@@ -86,15 +86,19 @@ def test_what_is_handed_over_opens_on_one_process(engine: str, root: Path, carri
 def test_four_processes_and_a_checkpoint_of_two_on_one_and_four(root: Path, one: Reference) -> None:
     """Two processes are interrupted after update 4; the rest runs on four and on one, which equals never stopping.
 
-    The uneven case runs on four from the beginning: its last update of 5 rows gives three of them one and one two.
+    What goes on with four is saved in parts: two of two processes first, four of four in the end. The uneven case runs
+    on four from the beginning: its last update of 5 rows gives three of them one and one two.
     """
     cases = {name: "stages" if name != "ddp" else "uneven" for name in HERE if name != "zero1"}
     parted = [
-        {"run": values(root, case, f"{engine}-{rest}", engine), "stop": AT}
+        {"run": values(root, case, f"{engine}-{rest}", engine, checkpoint={"sharded": rest == "four"}), "stop": AT}
         for engine, case in cases.items()
         for rest in ("four", "single")
     ]
     carry(root, 2, parted)
+    for engine, case in cases.items():
+        parts = last_checkpoint(run_of(root, case, f"{engine}-four")).glob("trainable-*.safetensors")
+        assert sorted(part.stem[-14:] for part in parts) == ["00001-of-00002", "00002-of-00002"]
     resumed = {
         rest: [str(run_of(root, case, f"{e}-{rest}")) for e, case in cases.items()] for rest in ("four", "single")
     }

@@ -30,5 +30,19 @@ def test_four_devices_with_two_micro_batches(engine: str, full: int, adapted: in
     assert sent(ADAPTED, Engine(engine, 4), 2) == adapted  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("half", "full", "adapted"),
+    [
+        (["gradients"], 15000, 6150),  # 3/4 of 2 (2 x 4000 + 2000); of 2 (2 x 2040 + 20)
+        (["weights"], 12000, 6120),  # 3/4 of 2 (2 x 2000 + 4000); of 2 (2 x (2000 + 20) + 40)
+        (["gradients", "weights"], 9000, 6090),
+    ],
+)
+def test_what_travels_in_bf16_takes_half(half: list[str], full: int, adapted: int) -> None:
+    """Weights that are frozen are in their own format already."""
+    assert sent(FULL, Engine("fsdp2", 4, half=frozenset(half)), 2) == full
+    assert sent(ADAPTED, Engine("fsdp2", 4, half=frozenset(half)), 2) == adapted
+
+
 def test_one_device_tells_nobody() -> None:
     assert sent(FULL, Engine()) == 0 and sent(FULL, Engine("ddp", 1)) == 0

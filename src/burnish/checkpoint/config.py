@@ -26,5 +26,8 @@ class CheckpointConfig(Config):
     """Save after this many updates. Without it: at every evaluation. The end and Ctrl-C always save."""
     keep: int = Field(2, ge=1)
     """How many of the newest checkpoints stay on disk; the best one stays beside them."""
+    sharded: bool = False
+    """With several processes: each writes a part of the tensors, to a folder that all share, and none holds all of them
+    for it. Any number of processes can resume from the files."""
     ema: EmaConfig | None = None
     """Also keep an average of the weights, such as `{decay: 0.99}`."""

@@ -3,15 +3,20 @@
 A checkpoint is written to a temporary name, flushed to the disk and renamed, so that its name appears only when it is
 whole. The manifest holds each file's size and SHA-256; reading verifies them, names a damaged checkpoint and takes the
 one before it.
+
+Several processes may write one together, each the tensors that it holds, in a file of its own for each group
+(``trainable-00002-of-00004.safetensors``). Every tensor is in one piece, so that any number of processes can read it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +28,12 @@ from torch import Tensor
 from burnish.core.errors import UserError
 from burnish.core.files import disk_errors, finite, make_readable, sha256
 from burnish.core.findings import Finding
+from burnish.core.processes import Crew
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+Sums = dict[str, dict[str, Any]]
+"""Size and hash of files, by name."""
 
 
 @dataclass(frozen=True)
@@ -73,23 +81,45 @@ class CheckpointStore:
         Raises:
             UserError: The disk is full or the folder can't be written; earlier checkpoints stay as they were.
         """
-        target = self.path(checkpoint.step)
-        with disk_errors(target):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self._begin(checkpoint.step)
+        try:
+            with _writing(self.path(checkpoint.step)):
+                self._finish(temporary, checkpoint, write_tensors(temporary, checkpoint))
+        finally:
             self._sweep()
-            temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=".writing-"))
-            try:
-                _write_files(temporary, checkpoint)
-                make_readable(temporary)
-                if target.exists():
-                    os.replace(target, temporary.with_name(temporary.name + "-old"))
-                os.replace(temporary, target)
-                _sync_folder(self.folder)
-            except SafetensorError as error:
-                raise OSError(str(error)) from error
-            finally:
-                self._sweep()
         self._drop_old(protect)
+        return self.path(checkpoint.step)
+
+    def save_together(self, checkpoint: Checkpoint, crew: Crew, protect: int | None = None) -> Path:
+        """Write a checkpoint whose tensors several processes hold, each those of it that are not on the meta device.
+
+        Args:
+            checkpoint: What to write; state and step are the main process's.
+            crew: The processes, all of which call this, on a folder that they share.
+            protect: A step that is never dropped.
+
+        Raises:
+            UserError: In every process, where any of them cannot write.
+        """
+        place, target = crew.on_main(lambda: str(self._begin(checkpoint.step))), self.path(checkpoint.step)
+        temporary = Path(crew.of_main(place or ""))
+
+        def part() -> Sums:
+            with _writing(target):
+                return write_tensors(temporary, checkpoint, f"-{crew.rank + 1:05d}-of-{crew.size:05d}")
+
+        def finish() -> None:
+            with _writing(target):
+                self._finish(temporary, checkpoint, sums)
+            self._drop_old(protect)
+
+        try:
+            parts = crew.collected([crew.together(part)])
+            sums = {name: values for written in parts for name, values in written.items()}
+            crew.on_main(finish)
+        finally:
+            if crew.rank == 0:
+                self._sweep()
         return target
 
     def load(self, step: int) -> Checkpoint:
@@ -103,7 +133,10 @@ class CheckpointStore:
         if fault:
             raise UserError(f"the checkpoint is damaged: {fault}", where=str(folder), fix="use an earlier checkpoint")
         names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        groups = {Path(n).stem: load_file(folder / n) for n in names if n.endswith(".safetensors")}
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name in names:
+            if name.endswith(".safetensors"):
+                groups.setdefault(_PART.sub("", Path(name).stem), {}).update(load_file(folder / name))
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         return Checkpoint(step=state["step"], tensors=groups, state=state["state"])
 
@@ -117,6 +150,23 @@ class CheckpointStore:
             findings.append(_damaged(self.path(step), fault))
         return None, findings
 
+    def _begin(self, step: int) -> Path:
+        """A folder to write a checkpoint in; what an earlier save left is gone."""
+        with _writing(self.path(step)):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            return Path(tempfile.mkdtemp(dir=self.folder, prefix=".writing-"))
+
+    def _finish(self, temporary: Path, checkpoint: Checkpoint, sums: Sums) -> None:
+        """Write state and manifest beside the tensors, and put the folder in its place."""
+        target = self.path(checkpoint.step)
+        write_manifest(temporary, checkpoint, sums)
+        make_readable(temporary)
+        if target.exists():
+            os.replace(target, temporary.with_name(temporary.name + "-old"))
+        os.replace(temporary, target)
+        _sync_folder(self.folder)
+
     def _drop_old(self, protect: int | None) -> None:
         steps = self.steps()
         for step in steps[: -self.keep]:
@@ -126,6 +176,9 @@ class CheckpointStore:
     def _sweep(self) -> None:
         for leftover in self.folder.glob(".writing-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def verify(folder: Path) -> str | None:
@@ -148,20 +201,44 @@ def verify(folder: Path) -> str | None:
     return None
 
 
-def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+def write_tensors(folder: Path, checkpoint: Checkpoint, part: str = "") -> Sums:
+    """Write the tensors of a checkpoint that are here, a file for each group; returns size and hash of each."""
+    sums = {}
     for group, tensors in checkpoint.tensors.items():
         # safetensors refuses views that share memory; a checkpoint stores each name on its own
-        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, folder / f"{group}.safetensors")
+        here = {k: v.detach().contiguous().clone() for k, v in tensors.items() if not v.is_meta}
+        if here or not part:
+            path = folder / f"{group}{part}.safetensors"
+            save_file(here, path)
+            sums[path.name] = _summed(path)
+    return sums
+
+
+def write_manifest(folder: Path, checkpoint: Checkpoint, sums: Sums) -> None:
+    """Write the state, and last the manifest."""
     state = {"step": checkpoint.step, "state": finite(dict(checkpoint.state))}
     (folder / STATE).write_text(json.dumps(state, indent=2, allow_nan=False), encoding="utf-8")
-    files = {}
-    for path in sorted(folder.iterdir()):
-        _sync_file(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    files = {**sums, STATE: _summed(folder / STATE)}
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"format": 1, "files": files}, indent=2), encoding="utf-8")
     _sync_file(manifest)
     _sync_folder(folder)
+
+
+def _summed(path: Path) -> dict[str, Any]:
+    """Size and hash of a file, which is on the disk then."""
+    _sync_file(path)
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """What a disk refuses, as one message with the place."""
+    with disk_errors(target):
+        try:
+            yield
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def _sync_file(path: Path) -> None:

@@ -65,7 +65,8 @@ def _engine(config: Any, engine: Any, processes: int | None, offload: Any) -> En
     section = config.distributed
     name = engine or section.engine
     kept: Any = section.offload if section.offload in OFFLOADS.get(name, ()) else "none"
-    return Engine(name, processes or (devices_here() if name != "none" else 1), offload or kept)
+    half = section.half if name == section.engine else frozenset()
+    return Engine(name, processes or (devices_here() if name != "none" else 1), offload or kept, half)
 
 
 def _timed(config: Any, price: float | None) -> TimePlan:

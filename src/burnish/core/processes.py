@@ -1,10 +1,26 @@
-"""What the environment says of a process among several, as `torchrun` and `burnish launch` write it."""
+"""What the environment says of a process among several, as `torchrun` and `burnish launch` write it; and the others."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class Crew(Protocol):
+    """The processes of a run, as `train.distributed.group.Group` has them, for what lies below it."""
+
+    rank: int
+    size: int
+
+    def of_main(self, value: T) -> T: ...
+    def collected(self, values: list[T]) -> list[T]: ...
+    def on_main(self, action: Callable[[], T]) -> T | None: ...
+    def together(self, action: Callable[[], T]) -> T: ...
 
 
 def launched() -> bool:

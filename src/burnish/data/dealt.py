@@ -13,15 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.dealing import takers
-from burnish.core.errors import UserError
 from burnish.core.findings import Finding
+from burnish.core.processes import Crew, T
 from burnish.data import cache, digests
 from burnish.data.augmenting import Growth
 from burnish.data.config import DataConfig
@@ -38,20 +38,8 @@ from burnish.data.tally import Tally
 from burnish.data.tasks import Task, TextTask
 from burnish.data.writer import Shelf
 
-T = TypeVar("T")
 Place = tuple[int, int]
 """A file: the place of its source, and its own among those of the source."""
-
-
-class Crew(Protocol):
-    """The processes, as `train.distributed.group.Group` has them."""
-
-    rank: int
-    size: int
-
-    def of_main(self, value: T) -> T: ...
-    def collected(self, values: list[T]) -> list[T]: ...
-    def on_main(self, action: Callable[[], T]) -> T | None: ...
 
 
 @dataclass(frozen=True)
@@ -134,7 +122,7 @@ def prepare_together(
     sizes = [part.stamp()[0] for _, source in opened.sources for part in source.parts]
     shares = takers(np.asarray(sizes, np.int64), crew.size).tolist()
     own = [place for place, taker in zip(places, shares, strict=True) if taker == crew.rank]
-    for known in together(crew, lambda: [digests.told(_paths(opened, own))]):
+    for known in everyones(crew, lambda: [digests.told(_paths(opened, own))]):
         digests.learn(known)
     key = cache.key_of(config, tokenizer, kind, seed, opened)
     if key is None:
@@ -154,21 +142,9 @@ def prepare_together(
     return [*notes, Finding("note", "data.read-dealt", what, where="data", fix="")]
 
 
-def together(crew: Crew, action: Callable[[], list[T]]) -> list[T]:
-    """Let every process do its part, and give all what all of them found; a refusal in one is raised in all.
-
-    Raises:
-        UserError: What was refused, by the first of the processes that did.
-    """
-    found, refused = [], None
-    try:
-        found = action()
-    except UserError as error:
-        refused = (error.what, error.where, error.fix)
-    for told in crew.collected([refused]):
-        if told is not None:
-            raise UserError(told[0], where=told[1], fix=told[2])
-    return crew.collected(found)
+def everyones(crew: Crew, action: Callable[[], list[T]]) -> list[T]:
+    """Let every process do its part, and give all what all of them found; a refusal in one is raised in all."""
+    return crew.collected(crew.together(action))
 
 
 @dataclass
@@ -201,7 +177,7 @@ class DealtPreparation(Preparation):
 
     def _by_place(self, work: Callable[[int, int], T]) -> dict[Place, T]:
         """Something of every file, found by the process that reads it; in the order of the files."""
-        found = together(self.crew, lambda: [(place, work(*place)) for place in self.own])
+        found = everyones(self.crew, lambda: [(place, work(*place)) for place in self.own])
         return dict(sorted(found, key=lambda one: one[0]))
 
     def _by_source(self, found: Mapping[Place, T]) -> list[list[T]]:
@@ -257,7 +233,7 @@ class DealtPreparation(Preparation):
             whole = not any(rows.held for rows in held.values() if isinstance(rows, JsonRows))
             return [Left(files, cache.lengths_of(tables), examples, rendering.tallies, whole)]
 
-        return together(self.crew, finish)
+        return everyones(self.crew, finish)
 
     def _put_together(
         self, parts: Mapping[Place, FilePart], left: Sequence[Left], labels: tuple[str, ...], key: str

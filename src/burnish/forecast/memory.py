@@ -66,7 +66,7 @@ def of_several(overhead: Overhead, whole: Footprint, sketch: Sketch, engine: Eng
 def engine_of(config: RunConfig, processes: int) -> Engine:
     """How a recipe is divided among so many processes."""
     section = config.distributed
-    return Engine(section.engine, processes, section.offload)
+    return Engine(section.engine, processes, section.offload, section.half)
 
 
 def resident() -> int:

@@ -31,11 +31,13 @@ class Engine:
         name: Who divides it.
         processes: Devices, one process each.
         offload: What waits in the host's memory; ``parameters`` are the moments too.
+        half: What of fp32 travels in bf16: ``gradients``, ``weights`` that are trained.
     """
 
     name: EngineName = "none"
     processes: int = 1
     offload: OffloadName = "none"
+    half: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.name not in get_args(EngineName) or self.offload not in get_args(OffloadName):

@@ -9,12 +9,13 @@ which T are trained, gradients G, and m micro-batches in an update, a device sen
     zero2           m G + T             shares of gradients are summed as they come
     zero3, fsdp2    m (2 W + G)         weights are gathered forward and backward
 
-(Rajbhandari et al., 2020, section 7). What travels while something is computed costs no time of its own.
+(Rajbhandari et al., 2020, section 7), of which what travels in bf16 takes half. What travels while something is computed costs no time of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from burnish.plan.engines import Engine
 from burnish.plan.footprint import Footprint
@@ -37,6 +38,11 @@ def sent(whole: Footprint, engine: Engine, micro_batches: int = 1) -> int:
         engine: How it is divided.
         micro_batches: Of each device.
     """
+    if "gradients" in engine.half:
+        whole = replace(whole, gradients=whole.gradients // 2)
+    if "weights" in engine.half:
+        trained, frozen = _trained(whole) // 2, whole.weights - whole.trained_base
+        whole = replace(whole, weights=frozen + trained, adapters=0, trained_base=trained)
     return _VOLUMES[engine.name](whole, micro_batches) * (engine.processes - 1) // engine.processes
 
 

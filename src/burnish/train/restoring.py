@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from burnish.checkpoint.store import Checkpoint
+from burnish.core.dealing import takers
 from burnish.core.errors import UserError
-from burnish.train.distributed.engine import Engine
+from burnish.train.distributed.engine import Engine, Keeps, kept
 from burnish.train.job import Job
 from burnish.train.setup import Setup
 
@@ -18,21 +20,38 @@ def gathered(
     optimizer: torch.optim.Optimizer,
     trainable: Sequence[tuple[str, torch.nn.Parameter]],
     buffers: Sequence[tuple[str, torch.Tensor]],
+    sharded: bool = False,
 ) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of a checkpoint, each in one piece, whatever shares they lie in.
 
-    All processes gather them together, one after the other; of those that do not write, none keeps the weights.
+    All processes gather them together, one after the other. A process keeps those that it writes, and of the others the
+    shapes; that is all of them for the main one.
+
+    Args:
+        engine: What carries the run.
+        optimizer: Whose state is saved.
+        trainable: What is trained.
+        buffers: What else is saved.
+        sharded: Whether every process writes a part: whole tensors still, dealt out by size.
 
     Raises:
         TrainingStopped: A weight is not whole.
     """
-    device = None if engine.group.main else torch.device("meta")
-    weights = {name: engine.whole(parameter).to(device=device) for name, parameter in trainable}
+    keeps = _dealt(engine, [*trainable, *buffers]) if sharded else lambda name: engine.group.main
+    weights = {name: kept({name: engine.whole(tensor)}, keeps)[name] for name, tensor in trainable}
     engine.inventory(weights)
-    tensors = {"trainable": weights, "optimizer": engine.moments(optimizer, trainable)}
+    tensors = {"trainable": weights, "optimizer": engine.moments(optimizer, trainable, keeps)}
     if buffers:
-        tensors["buffers"] = {name: engine.whole(tensor) for name, tensor in buffers}
+        tensors["buffers"] = {name: kept({name: engine.whole(tensor)}, keeps)[name] for name, tensor in buffers}
     return tensors
+
+
+def _dealt(engine: Engine, named: Sequence[tuple[str, torch.Tensor]]) -> Keeps:
+    """Which tensors this process writes of those that all processes write together."""
+    sizes = [engine.shapes.get(name, tensor.shape).numel() for name, tensor in named]
+    taken = takers(np.array(sizes, dtype=np.int64), engine.group.size)
+    own = {name for (name, _), taker in zip(named, taken.tolist(), strict=True) if taker == engine.group.rank}
+    return own.__contains__
 
 
 def restore(job: Job, checkpoint: Checkpoint) -> None:

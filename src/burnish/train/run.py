@@ -253,11 +253,14 @@ def make_job(setup: Setup, scorer: Scorer, folder: RunFolder) -> Job:
     buffers = [*training.buffers(setup.attached), *(ema.buffers if ema else ())]
 
     def save(state: TrainState) -> Path:
-        tensors = gathered(engine, optimizer, setup.trainable, buffers)
+        sharded = config.checkpoint.sharded and engine.group.size > 1
+        tensors = gathered(engine, optimizer, setup.trainable, buffers, sharded)
         saved: dict[str, Any] = {"train": state.to_json()}
         if scaler:
             saved["scaler"] = scaler.state_dict()
         checkpoint = Checkpoint(step=state.step, tensors=tensors, state=saved)
+        if sharded:
+            return store.save_together(checkpoint, engine.group, protect=state.best_step)
         engine.group.on_main(lambda: store.save(checkpoint, protect=state.best_step))
         return store.path(state.step)
 

@@ -29,10 +29,11 @@ class Buckets:
 
     Args:
         parameters: What is trained now, in the same order in every process.
+        dtype: Format of the sums on their way.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self.buckets = buckets(parameters)
+    def __init__(self, parameters: Sequence[nn.Parameter], dtype: torch.dtype = torch.float32) -> None:
+        self.buckets, self.dtype = buckets(parameters), dtype
         self.place = {id(p): number for number, bucket in enumerate(self.buckets) for p in bucket}
         self.missing = [len(bucket) for bucket in self.buckets]
         self.going: list[tuple[Tensor, dist.Work]] = []
@@ -58,7 +59,7 @@ class Buckets:
         # behind the gradients: how many processes have one
         reached = torch.tensor([float(p.grad is not None) for p in bucket], dtype=bucket[0].dtype)
         parts = [torch.zeros_like(p).view(-1) if p.grad is None else p.grad.reshape(-1) for p in bucket]
-        flat = torch.cat([*parts, reached.to(bucket[0].device, non_blocking=True)])
+        flat = torch.cat([*parts, reached.to(bucket[0].device, non_blocking=True)]).to(self.dtype)
         self.going.append((flat, dist.all_reduce(flat, async_op=True)))
 
 
@@ -67,10 +68,12 @@ class DataParallel(Engine):
 
     Args:
         group: The processes.
+        dtype: Format in which gradients are summed.
     """
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(group)
+        self.dtype = dtype
         self._under_way: Buckets | None = None
         self._left = 0
 
@@ -80,7 +83,8 @@ class DataParallel(Engine):
             broadcast_([parameter for _, parameter in trainable])
 
     def begin(self, trainable: Named, passes: int) -> None:
-        self._under_way = Buckets([p for _, p in trainable if p.requires_grad]) if self.group.size > 1 else None
+        trained = [p for _, p in trainable if p.requires_grad]
+        self._under_way = Buckets(trained, self.dtype) if self.group.size > 1 else None
         self._left = passes
 
     def backward(self, loss: Tensor) -> None:
@@ -123,6 +127,6 @@ def _put(parameter: nn.Parameter, summed: Tensor | None) -> None:
     if summed is None:
         parameter.grad = None
     elif parameter.grad is None:
-        parameter.grad = summed.view_as(parameter).clone()
+        parameter.grad = summed.view_as(parameter).to(parameter.dtype, copy=True)
     else:
         parameter.grad.copy_(summed.view_as(parameter))

@@ -15,6 +15,13 @@ from burnish.train.distributed.shares import Share
 
 T = TypeVar("T")
 Named = Sequence[tuple[str, nn.Parameter]]
+Keeps = Callable[[str], bool]
+"""Says of a parameter's name whether this process keeps the tensors that are gathered for it."""
+
+
+def always(name: str) -> bool:
+    """Keep everything."""
+    return True
 
 
 class Whole(nn.Module):
@@ -132,9 +139,9 @@ class Engine:
         """Write a whole value into a weight, or into what is shaped and shared like one."""
         target.copy_(value)
 
-    def moments(self, optimizer: torch.optim.Optimizer, trainable: Named) -> dict[str, Tensor]:
-        """The optimiser's state by parameter, whole."""
-        return state_tensors(optimizer, trainable)
+    def moments(self, optimizer: torch.optim.Optimizer, trainable: Named, keeps: Keeps = always) -> dict[str, Tensor]:
+        """The optimiser's state by parameter, whole; on the meta device what this process does not keep."""
+        return kept(state_tensors(optimizer, trainable), keeps)
 
     def load_moments(self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]) -> None:
         """Put ``moments`` back."""
@@ -160,6 +167,16 @@ class Engine:
                 where=f"{name} {is_now}, and should have {tuple(self.shapes[name])}",
                 fix="this is a fault of the engine; the checkpoints before this one are whole",
             )
+
+
+def kept(tensors: Mapping[str, Tensor], keeps: Keeps) -> dict[str, Tensor]:
+    """Tensors by ``name`` or ``key:name``, as their shapes alone where this process does not keep them."""
+    return {full: t if keeps(owner_of(full)) else t.to("meta") for full, t in tensors.items()}
+
+
+def owner_of(full: str) -> str:
+    """The parameter that a tensor of an optimiser belongs to; a parameter's name is its own."""
+    return full.partition(":")[2] or full
 
 
 def broadcast_(tensors: Sequence[Tensor]) -> None:

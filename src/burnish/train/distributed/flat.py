@@ -37,6 +37,9 @@ class Flat(Protocol):
     def narrow(self, optimizer: Any, i: int, wholes: Sequence[Tensor]) -> Tensor:
         """[S] this process's share of whole tensors."""
 
+    def link(self, optimizer: Any, i: int) -> None:
+        """Let parameters see the memory of a share that was put elsewhere."""
+
     def norm(self, optimizer: Any) -> float:
         """L2 norm of the gradients of all groups, negative where it is not finite."""
 
@@ -67,6 +70,9 @@ class EndToEnd:
         line = torch.cat([whole.reshape(-1).cpu() for whole in wholes])
         line = torch.nn.functional.pad(line, (0, size * dist.get_world_size() - len(line)))
         return line[size * dist.get_rank() :][:size].clone()
+
+    def link(self, optimizer: Any, i: int) -> None:
+        """The shares are copies of the parameters here."""
 
     def norm(self, optimizer: Any) -> float:
         return float(optimizer.scaled_global_norm())
@@ -103,6 +109,9 @@ class Pieces:
             line = torch.nn.functional.pad(whole.reshape(-1).cpu(), (0, size * world - whole.numel()))
             found.append(line[size * rank :][:size])
         return _filled(found, optimizer.fp32_partitioned_groups_flat[i].cpu())
+
+    def link(self, optimizer: Any, i: int) -> None:
+        optimizer._unflatten_partitioned_parameters(i)
 
     def norm(self, optimizer: Any) -> float:
         norms = [float(norm) for norm in optimizer._get_norm_groups()]

@@ -15,14 +15,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from burnish.checkpoint.optimizer import load_state_tensors
+from burnish.checkpoint.optimizer import load_state_tensors, state_tensors
 from burnish.core.errors import UserError
 from burnish.models.anatomy import layers
-from burnish.train.distributed.engine import Engine, Named, Whole, broadcast_
+from burnish.train.distributed.config import DistributedConfig
+from burnish.train.distributed.engine import Engine, Keeps, Named, Whole, always, broadcast_, kept
 from burnish.train.distributed.group import Group
+from burnish.train.precision import DTYPES
 
 T = TypeVar("T")
 
@@ -32,13 +34,15 @@ class FullySharded(Engine):
 
     Args:
         group: The processes.
+        settings: The recipe's section: formats in which weights are gathered and gradients summed.
     """
 
     sharded = True
     parts_weights = True
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, settings: DistributedConfig) -> None:
         super().__init__(group)
+        self.policy = policy(settings)
         self._mapped: dict[tuple[int, str], nn.Parameter] = {}
         self.device = torch.device("cpu")
         self.module: Any = None
@@ -56,7 +60,7 @@ class FullySharded(Engine):
         for layer in self.parts[:-1]:
             layer.register_forward_hook(_in_memory_of_its_own)
         for part in self.parts:
-            fully_shard(part, mesh=mesh, ignored_params=_coded(part))
+            fully_shard(part, mesh=mesh, ignored_params=_coded(part), mp_policy=self.policy)
             part.set_gradient_divide_factor(1.0)  # the loss is divided by the units of all processes already
             part.set_force_sum_reduction_for_comms(True)
 
@@ -92,10 +96,10 @@ class FullySharded(Engine):
     def put(self, target: Tensor, value: Tensor) -> None:
         target.copy_(_shared_out(value, target) if isinstance(target, DTensor) else value)
 
-    def moments(self, optimizer: torch.optim.Optimizer, trainable: Named) -> dict[str, Tensor]:
-        device = None if self.group.main else torch.device("meta")  # only the main one writes them
-        parted = super().moments(optimizer, trainable)
-        return {name: self.whole(tensor).to(device=device) for name, tensor in parted.items()}
+    def moments(self, optimizer: torch.optim.Optimizer, trainable: Named, keeps: Keeps = always) -> dict[str, Tensor]:
+        parted = state_tensors(optimizer, trainable)
+        # one after the other: a process that does not keep a tensor has it for a moment
+        return {full: kept({full: self.whole(part)}, keeps)[full] for full, part in parted.items()}
 
     def load_moments(self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]) -> None:
         load_state_tensors(optimizer, trainable, tensors)
@@ -124,6 +128,15 @@ class FullySharded(Engine):
                 for key in [key for key in getattr(module, kind) if key not in known]:
                     del getattr(module, kind)[key]
         self.module, self.parts, self._before, self._mapped = None, [], [], {}
+
+
+def policy(settings: DistributedConfig) -> MixedPrecisionPolicy:
+    """The formats in which weights are gathered and gradients are summed; without a word of them, those they have."""
+    gathered, summed = settings.param_dtype, settings.reduce_dtype
+    if gathered == summed == "fp32":
+        return MixedPrecisionPolicy(cast_forward_inputs=False)
+    kept = None if gathered == "fp32" else DTYPES[gathered]
+    return MixedPrecisionPolicy(param_dtype=kept, reduce_dtype=DTYPES[summed], cast_forward_inputs=False)
 
 
 def frozen(whole: Whole, trainable: Named) -> dict[tuple[int, str], nn.Parameter]:

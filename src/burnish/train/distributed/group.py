@@ -25,6 +25,9 @@ from burnish.ops.machine import default_device
 T = TypeVar("T")
 ERRORS: dict[str, type[BurnishError]] = {e.__name__: e for e in (BurnishError, UserError, TrainingStopped)}
 
+Told = tuple[str, str, str, str]
+"""An error as it is sent: its class, what, where and how to mend it."""
+
 
 class Group:
     """One process alone: nothing is to be agreed on.
@@ -67,6 +70,10 @@ class Group:
 
     def on_main(self, action: Callable[[], T]) -> T | None:
         """Let the main process do something; a refusal of it is raised in every process."""
+        return action()
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Let every process do something; what one of them refuses is raised in all."""
         return action()
 
     def main_first(self, action: Callable[[], T]) -> T:
@@ -117,21 +124,33 @@ class Processes(Group):
     def on_main(self, action: Callable[[], T]) -> T | None:
         result, refused = None, None
         if self.main:
-            try:
-                result = action()
-            except BurnishError as error:
-                refused = (type(error).__name__, error.what, error.where, error.fix)
-                if self.size == 1:
-                    raise
-        refused = self.of_main(refused)
-        if refused:
-            name, what, where, fix = refused
-            raise ERRORS.get(name, BurnishError)(what, where=where, fix=fix)
+            result, refused = self._tried(action)
+        _raise(self.of_main(refused))
         return result
+
+    def together(self, action: Callable[[], T]) -> T:
+        result, refused = self._tried(action)
+        _raise(next((told for told in self.collected([refused]) if told), None))
+        return result  # type: ignore[return-value]  # None where it was refused, which is raised
+
+    def _tried(self, action: Callable[[], T]) -> tuple[T | None, Told | None]:
+        """The result, or what was refused in words that can be sent."""
+        try:
+            return action(), None
+        except BurnishError as error:
+            if self.size == 1:
+                raise
+            return None, (type(error).__name__, error.what, error.where, error.fix)
 
     def main_first(self, action: Callable[[], T]) -> T:
         result = self.on_main(action)
         return result if self.main else action()  # type: ignore[return-value]
+
+
+def _raise(refused: Told | None) -> None:
+    if refused:
+        name, what, where, fix = refused
+        raise ERRORS.get(name, BurnishError)(what, where=where, fix=fix)
 
 
 def _open(device: torch.device, timeout: timedelta) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch.distributed import TCPStore
 
 from burnish.core.errors import BurnishError, UserError
 from burnish.ops.machine import usable_cores
@@ -60,12 +61,10 @@ class Launch:
         """Processes on all machines."""
         return self.processes * self.nodes
 
-    def address(self, attempt: int) -> tuple[str, int]:
-        """Where the processes meet; each attempt meets at the port behind the last one's."""
-        if self.nodes == 1 and not self.master:
-            return "127.0.0.1", free_port()
+    def address(self, attempt: int) -> dict[str, str]:
+        """Where processes of several machines meet; each attempt meets at the port behind the last one's."""
         host, _, port = self.master.rpartition(":")
-        return host, int(port) + attempt
+        return {"MASTER_ADDR": host, "MASTER_PORT": str(int(port) + attempt)}
 
 
 def check(config: RunConfig, launch: Launch) -> None:
@@ -151,6 +150,7 @@ class Processes:
         launch: How many, and where.
         attempt: How often they were started before.
         since: When they were started first.
+        store: Where they meet, unless they are told another place.
     """
 
     command: Sequence[str]
@@ -159,6 +159,7 @@ class Processes:
     since: float
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
     stopped: set[int] = field(default_factory=set)
+    store: TCPStore | None = None
 
     def wait(self) -> Ended:
         """Start them and wait until none is left."""
@@ -173,10 +174,9 @@ class Processes:
                 signal.signal(signal.SIGTERM, before)
 
     def _start(self, folder: Path) -> None:
-        host, port = self.launch.address(self.attempt)
+        self.store = None if self.launch.master else open_store()
         shared = {
-            "MASTER_ADDR": host,
-            "MASTER_PORT": str(port),
+            **(meeting_at(self.store) if self.store else self.launch.address(self.attempt)),
             "WORLD_SIZE": str(self.launch.size),
             "LOCAL_WORLD_SIZE": str(self.launch.processes),
             ATTEMPT: str(self.attempt),
@@ -259,8 +259,14 @@ class Processes:
                 process.send_signal(number)
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+def open_store() -> TCPStore:
+    """Where processes of this machine meet: a store of the launcher's own, on a port that the system chose for it.
+
+    A port that is looked up for another process to listen on may be taken by a third one in between.
+    """
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def meeting_at(store: TCPStore) -> dict[str, str]:
+    """What tells a process to meet the others at a store that is open already."""
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}

@@ -87,17 +87,27 @@ ACTIVATIONS = Refusal(
     "use `train.gradient_checkpointing=true`",
 )
 OFFLOAD = Refusal(
-    lambda config: config.distributed.offload != "none" and not torch.cuda.is_available(),
+    lambda config: (
+        config.distributed.offload != "none"
+        and config.distributed.offload_folder is None
+        and not torch.cuda.is_available()
+    ),
     "distributed.offload",
     "there is no GPU here, so everything is in the host's memory already",
-    "use `distributed.offload=none`",
+    "use `distributed.offload=none`, or name a `distributed.offload_folder` on a disk",
+)
+GATHERED = Refusal(
+    lambda config: config.distributed.param_dtype != "fp32" and config.train.precision != "bf16",
+    "distributed.param_dtype",
+    "weights that are gathered in bf16 have to be computed with in bf16",
+    "use `train.precision=bf16`, or `distributed.param_dtype=fp32`",
 )
 
 SHARED = (TASKS, REGULARIZERS, OBSERVING, FP16, EIGHT_BIT, OFFLOAD)
 REFUSALS: dict[EngineName, tuple[Refusal, ...]] = {
     "none": (),
     "ddp": (),
-    "fsdp2": (*SHARED, ACTIVATIONS),
+    "fsdp2": (*SHARED, ACTIVATIONS, GATHERED),
     "zero1": (*SHARED, EMA),
     "zero2": (*SHARED, EMA),
     "zero3": (*SHARED, EMA, QUANTIZED, ACTIVATIONS),

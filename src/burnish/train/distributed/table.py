@@ -16,6 +16,7 @@ from burnish.train.distributed.fsdp2 import FullySharded
 from burnish.train.distributed.group import Group, Processes
 from burnish.train.distributed.refusals import refuse
 from burnish.train.distributed.zero import Zero
+from burnish.train.precision import DTYPES
 
 MakeEngine = Callable[[Group, RunConfig], Engine]
 
@@ -23,14 +24,14 @@ ZERO: dict[EngineName, int] = {"zero1": 1, "zero2": 2, "zero3": 3}
 
 
 def _zero(stage: int, group: Group, config: RunConfig) -> Engine:
-    return Zero(group, stage, config.distributed.offload, config.train.max_grad_norm)
+    return Zero(group, stage, config.distributed, config.train.max_grad_norm)
 
 
 ENGINES: dict[EngineName, MakeEngine] = {
     "none": lambda group, config: Engine(group),
-    "ddp": lambda group, config: DataParallel(group),
+    "ddp": lambda group, config: DataParallel(group, DTYPES[config.distributed.reduce_dtype]),
     **{name: partial(_zero, stage) for name, stage in ZERO.items()},
-    "fsdp2": lambda group, config: FullySharded(group),
+    "fsdp2": lambda group, config: FullySharded(group, config.distributed),
 }
 """Makes an engine for the processes of a run."""
 

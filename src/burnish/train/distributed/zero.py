@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from burnish.core.errors import UserError
 from burnish.models.anatomy import layers
-from burnish.train.distributed.engine import Engine, Named, Whole, broadcast_
+from burnish.train.distributed.config import DistributedConfig
+from burnish.train.distributed.engine import Engine, Keeps, Named, Whole, always, broadcast_, kept
 from burnish.train.distributed.flat import FLAT, Flat
 from burnish.train.distributed.group import Group
+from burnish.train.distributed.on_disk import Disk
 
 T = TypeVar("T")
 MAIN_KEYS = ("exp_avg", "exp_avg_sq")
@@ -33,16 +35,17 @@ class Zero(Engine):
     Args:
         group: The processes.
         stage: 1, 2 or 3.
-        offload: What waits in the host's memory.
+        settings: The recipe's section: what waits in the host's memory or on a disk, the format of sums.
         max_grad_norm: Gradients are scaled down to this norm, which DeepSpeed does in its step.
     """
 
     sharded = True
     foresees = False
 
-    def __init__(self, group: Group, stage: int, offload: str, max_grad_norm: float | None) -> None:
+    def __init__(self, group: Group, stage: int, settings: DistributedConfig, max_grad_norm: float | None) -> None:
         super().__init__(group)
-        self.stage, self.offload, self.max_grad_norm = stage, offload, max_grad_norm
+        self.stage, self.settings, self.max_grad_norm = stage, settings, max_grad_norm
+        self.disk = Disk(settings.offload_folder) if settings.offload_folder else None
         self.rehearses, self.parts_weights = stage < 3, stage == 3
         self._mapped: dict[int, Tensor] = {}
         self.deepspeed = imported(group)
@@ -92,6 +95,8 @@ class Zero(Engine):
             self._announce_outer_weights()
         self.facade.param_groups = self.engine.optimizer.param_groups
         self._give(moments)
+        if self.disk:
+            self._move_to(self.disk)
 
     def run(self, work: Callable[[], T]) -> T:
         if self.engine is None:
@@ -158,8 +163,8 @@ class Zero(Engine):
             return
         target.copy_(value)
 
-    def moments(self, optimizer: torch.optim.Optimizer, trainable: Named) -> dict[str, Tensor]:
-        found = dict(self.waiting)
+    def moments(self, optimizer: torch.optim.Optimizer, trainable: Named, keeps: Keeps = always) -> dict[str, Tensor]:
+        found = kept(self.waiting, keeps)
         if self.engine is None:
             return found
         names = {id(p): name for name, p in self.named.items()}
@@ -170,9 +175,11 @@ class Zero(Engine):
                 continue
             for key in MAIN_KEYS:
                 for parameter, whole in self.flat.spread(inner, i, state[key]):
-                    found[f"{key}:{names[id(parameter)]}"] = whole.cpu()
+                    name = names[id(parameter)]
+                    found[f"{key}:{name}"] = whole.to("cpu" if keeps(name) else "meta")
             for parameter in self.flat.members(inner, i):
-                found[f"step:{names[id(parameter)]}"] = torch.as_tensor(state["step"]).float().cpu().clone()
+                name = names[id(parameter)]
+                found |= kept({f"step:{name}": torch.as_tensor(state["step"]).float().cpu().clone()}, keeps)
         return found
 
     def load_moments(self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]) -> None:
@@ -215,6 +222,22 @@ class Zero(Engine):
                 wholes = [moments[f"{key}:{names[id(p)]}"] for p in members]
                 state[key] = self.flat.narrow(inner, i, wholes).to(master.device, master.dtype)
             state["step"] = steps[0].clone()
+
+    @torch.no_grad()
+    def _move_to(self, disk: Disk) -> None:
+        """Let moments, the weights that the update is made on, and where asked for all weights, lie in files."""
+        inner = self.engine.optimizer
+        for i, master in enumerate(self.flat.masters(inner)):
+            state = inner.optimizer.state[master]
+            state.setdefault("step", torch.tensor(0.0))
+            for key in MAIN_KEYS:
+                state[key] = disk.copy(state[key]) if key in state else disk.zeros(master)
+            master.data = disk.copy(master)
+            self.flat.link(inner, i)
+        if self.settings.offload == "parameters":
+            for parameter in self.whole_module.parameters():
+                if not parameter.requires_grad and hasattr(parameter, "ds_tensor"):
+                    parameter.ds_tensor.data = disk.copy(parameter.ds_tensor)
 
     def _announce_outer_weights(self) -> None:
         """Weights outside of the layers are read where they are needed, not by their own module alone."""
@@ -260,18 +283,20 @@ def imported(group: Group) -> Any:
 def settings(zero: Zero) -> dict[str, Any]:
     """DeepSpeed's configuration."""
     section: dict[str, Any] = {"stage": zero.stage, "contiguous_gradients": False, "overlap_comm": False}
-    if zero.offload != "none":
+    offload = zero.settings.offload if torch.cuda.is_available() else "none"  # beside no GPU all is there already
+    if offload != "none":
         section["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if zero.stage == 3:
         # passes differ from one another (idle ones, answers of several lengths), so nothing is fetched ahead by a trace
         section |= {"stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0}
         section |= {"stage3_param_persistence_threshold": 0}
-        if zero.offload == "parameters":
+        if offload == "parameters":
             section["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": zero.max_grad_norm or 0.0,
+        "communication_data_type": zero.settings.reduce_dtype,
         "zero_optimization": section,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
