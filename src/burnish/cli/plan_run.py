@@ -34,7 +34,9 @@ def plan_run(
     from burnish.core.errors import UserError
     from burnish.core.files import finite
     from burnish.forecast.outlook import is_shape, of_shape, outlook
+    from burnish.forecast.timing import since_start
 
+    started = since_start()
     alone = is_shape(recipe)
     config = of_shape(recipe, overrides or ()) if alone else load_recipe(recipe, overrides or ())
     if calibrated and (alone or shape or card):
@@ -44,7 +46,7 @@ def plan_run(
             fix="leave `--time` out: for cards the table estimates it",
         )
     found = outlook(config, name=recipe, alone=alone, shape=shape, card=card, engine=_engine(config, *engine))
-    time = _timed(config, price) if calibrated else None
+    time = _timed(config, price, started) if calibrated else None
     if json:
         values = {**found.to_json(), **({"time": time.to_json()} if time else {})}
         print(encoder.dumps(finite(values), ensure_ascii=False))
@@ -69,10 +71,10 @@ def _engine(config: Any, engine: Any, processes: int | None, offload: Any) -> En
     return Engine(name, processes or (devices_here() if name != "none" else 1), offload or kept, half)
 
 
-def _timed(config: Any, price: float | None) -> TimePlan:
+def _timed(config: Any, price: float | None, started: float) -> TimePlan:
     from burnish.forecast.timing import calibrate
 
-    return calibrate(config, price=price)
+    return calibrate(config, price=price, started=started)
 
 
 def show(found: Outlook, console: Console) -> None:

@@ -7,6 +7,8 @@ to know what that takes. Nothing of it is kept, and the process's weights are th
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,8 +21,11 @@ import psutil
 
 from burnish.checkpoint.optimizer import state_tensors
 from burnish.checkpoint.store import Checkpoint, CheckpointStore
+from burnish.core.events import Event, Stage
+from burnish.core.processes import alone
 from burnish.evaluate.retention.score import listen
 from burnish.evaluate.run import Split
+from burnish.forecast.finding import Foresight
 from burnish.forecast.sketch import Sketch, sketched
 from burnish.forecast.work import operations, places, work_of
 from burnish.train.config import RunConfig
@@ -78,21 +83,50 @@ class TimePlan:
                 "cost": self.cost}  # fmt: skip
 
 
-def calibrate(config: RunConfig, *, seconds: float = SECONDS, price: float | None = None) -> TimePlan:
+class Clock:
+    """Hears of the stages of a run's beginning, and notes when each began."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.stages: list[tuple[str, float]] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Stage):
+            self.stages.append((event.name, time.perf_counter()))
+
+    def since(self, stage: str) -> float:
+        """Seconds since a stage began; since the clock was made if it never did."""
+        return time.perf_counter() - next((stamp for name, stamp in self.stages if name == stage), self.began)
+
+
+def since_start() -> float:
+    """Seconds since this process began."""
+    return time.time() - psutil.Process().create_time()
+
+
+def calibrate(
+    config: RunConfig, *, seconds: float = SECONDS, price: float | None = None, started: float | None = None
+) -> TimePlan:
     """Time a recipe's own updates and evaluations for a while, and add up what its run will take.
+
+    Args:
+        config: The recipe.
+        seconds: How long, loading left out.
+        price: Of an hour.
+        started: Seconds from the beginning of this process to its own work; until now if it is not known.
 
     Raises:
         UserError: As for a run.
     """
-    started = time.time() - psutil.Process().create_time()
-    began = time.perf_counter()
-    setup = set_up(config, [])
-    loading = time.perf_counter() - began
+    started = since_start() if started is None else started
+    clock = Clock()
+    setup = set_up(config, [clock], Foresight())  # a run plans its memory too
+    loading, weights = clock.since(""), clock.since("loading the model")
     energy, began = joules(), time.perf_counter()
     scorer = Scorer(setup, []).ready()
     job = make_job(setup, scorer, RunFolder(setup.config.folder))
     rehearse(job)
-    rehearsal = time.perf_counter() - began
+    rehearsal, fresh = time.perf_counter() - began, fresh_process_seconds()
     sketch = sketched(setup.config, setup.prepared)
     evaluations = _evaluations(scorer, seconds / 4)
     fixed, each = _updates(job, setup.task_updates, sketch, seconds - (time.perf_counter() - began))
@@ -102,7 +136,7 @@ def calibrate(config: RunConfig, *, seconds: float = SECONDS, price: float | Non
     training = fixed * work.updates + each * work.operations
     parts = {"starting": started, "reading and loading": loading, "rehearsal": rehearsal, "updates": training}
     parts |= _around(setup, scorer, evaluations) | retention_seconds(setup, scorer) | saving_seconds(job, setup)
-    parts |= {"reading back": started + loading}
+    parts |= {"reading back": fresh + weights}
     watts = (used - energy) / spent if used is not None and energy is not None else None
     total = sum(parts.values())
     return TimePlan(parts, work.updates, training / work.updates, spent, watts and watts * total, price)
@@ -194,6 +228,14 @@ def retention_seconds(setup: Setup, scorer: Scorer) -> dict[str, float]:
         "retention, before and after": 2 * each * kept.rows.n_tokens,
         **({"retention while training": times * each * part.n_tokens} if times else {}),
     }
+
+
+def fresh_process_seconds() -> float:
+    """Seconds until a fresh process is ready to read a run back, as one does in the end."""
+    began = time.perf_counter()
+    command = [sys.executable, "-c", "import burnish.train.verify"]
+    subprocess.run(command, env=alone(), capture_output=True, check=False)
+    return time.perf_counter() - began
 
 
 def saving_seconds(job: Job, setup: Setup) -> dict[str, float]:
