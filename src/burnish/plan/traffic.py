@@ -9,7 +9,8 @@ which T are trained, gradients G, and m micro-batches in an update, a device sen
     zero2           m G + T             shares of gradients are summed as they come
     zero3, fsdp2    m (2 W + G)         weights are gathered forward and backward
 
-(Rajbhandari et al., 2020, section 7), of which what travels in bf16 takes half. What travels while something is computed costs no time of its own.
+(Rajbhandari et al., 2020, section 7); what travels in bf16 counts half. What travels while something is computed costs
+no time of its own.
 """
 
 from __future__ import annotations

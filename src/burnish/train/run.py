@@ -22,6 +22,7 @@ from burnish.core.events import Callback, Evaluated, Event, Measured, Noticed, R
 from burnish.core.types import Batch
 from burnish.evaluate.run import Evaluation
 from burnish.train.config import RunConfig
+from burnish.train.contention import Contention
 from burnish.train.diagnosis import Diagnosis
 from burnish.train.distributed.engine import Engine
 from burnish.train.distributed.table import open_engine
@@ -220,8 +221,10 @@ def listeners(scorer: Scorer, folder: RunFolder, callbacks: Sequence[Callback], 
     heard: list[Callback] = [Recorder(folder), *callbacks]
     if config.trackers:
         heard.append(TrackerCallback(config.trackers, folder.path, config.model_dump(mode="json")))
-    watching = Diagnosis(folder, state, config.early_stopping.on_finding, callbacks)
-    return [*heard, scorer.retention.listener(heard), watching]
+    watching: list[Callback] = [Diagnosis(folder, state, config.early_stopping.on_finding, callbacks)]
+    if scorer.setup.device.type == "cpu" and scorer.setup.engine.group.size == 1:
+        watching.append(Contention(folder, callbacks))
+    return [*heard, scorer.retention.listener(heard), *watching]
 
 
 def ending(state: TrainState, seconds: float, peak: int) -> dict[str, Any]:
