@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +24,26 @@ work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+HELD = """
+import sys, torch
+from pathlib import Path
+from burnish.ops.machine import return_memory
+def held():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+torch.ones(7 << 20)  # 28 MiB, mapped and freed: from here on glibc keeps whatever is smaller
+if sys.argv[1] == "return":
+    assert return_memory()
+before = held()
+gathered, kept = [], []
+for _ in range(20):
+    gathered.append(torch.ones(3 << 20))  # 12 MiB
+    kept.append(torch.ones(1 << 16))  # 256 KiB: too large for the holes of Python's own objects
+del gathered
+print(held() - before)
 """
 
 
@@ -49,3 +70,15 @@ def test_the_faster_format_is_preferred() -> None:
     dtype, reason = preferred_dtype(torch.device("cpu"))
     assert dtype in (torch.float32, torch.bfloat16) and "GFLOP/s" in reason
     assert product_rate(torch.float32) > 1e8
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists() or platform.libc_ver()[0] != "glibc", reason="glibc on Linux"
+)
+def test_what_is_freed_between_others_goes_back() -> None:
+    """Twenty tensors of 12 MiB between smaller ones that stay: most of 240 MiB stays by default, and none of it so."""
+    left = {}
+    for mode in ("default", "return"):
+        command = [sys.executable, "-c", HELD, mode]
+        left[mode] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert left["default"] > 80 << 10 and left["return"] < 20 << 10, left

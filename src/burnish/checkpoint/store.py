@@ -205,13 +205,24 @@ def write_tensors(folder: Path, checkpoint: Checkpoint, part: str = "") -> Sums:
     """Write the tensors of a checkpoint that are here, a file for each group; returns size and hash of each."""
     sums = {}
     for group, tensors in checkpoint.tensors.items():
-        # safetensors refuses views that share memory; a checkpoint stores each name on its own
-        here = {k: v.detach().contiguous().clone() for k, v in tensors.items() if not v.is_meta}
+        here = apart({name: tensor for name, tensor in tensors.items() if not tensor.is_meta})
         if here or not part:
             path = folder / f"{group}{part}.safetensors"
             save_file(here, path)
             sums[path.name] = _summed(path)
     return sums
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of which no two share memory, as safetensors wants them; copied only where they do, or have holes."""
+    found, seen = {}, set()
+    for name, tensor in tensors.items():
+        whole = tensor.detach().contiguous()
+        memory = whole.untyped_storage()
+        alone = memory.nbytes() == whole.nbytes and memory.data_ptr() not in seen
+        seen.add(memory.data_ptr())
+        found[name] = whole if alone else whole.clone()
+    return found
 
 
 def write_manifest(folder: Path, checkpoint: Checkpoint, sums: Sums) -> None:

@@ -60,7 +60,7 @@ def of_several(overhead: Overhead, whole: Footprint, sketch: Sketch, engine: Eng
     """
     if engine.name not in PARTING or sketch.device != "cpu" or sketch.config.model.quantization is not None:
         return overhead
-    return replace(overhead, files=0, mapped=whole.weights)
+    return replace(overhead, files=0, mapped=whole.weights, growth=1.0, keeps=False)  # as `return_memory` has it
 
 
 def engine_of(config: RunConfig, processes: int) -> Engine:

@@ -22,6 +22,9 @@ _MEASURE_SECONDS = 0.05
 _KEEP_MEMORY = {-4: 0, -1: 2**31 - 1, -2: 64 << 20}
 """glibc's M_MMAP_MAX: nothing is mapped apart; M_TRIM_THRESHOLD: nothing is given back; M_TOP_PAD: grow in 64 MiB."""
 
+_MMAP_THRESHOLD = -3
+"""glibc's M_MMAP_THRESHOLD: what is at least so large is mapped apart. Naming it ends its growing."""
+
 
 _CACHED_PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
 """How many products of one shape each the two caches below PyTorch may hold; a training step has about forty."""
@@ -108,6 +111,21 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return min(mallopt(option, value) for option, value in _KEEP_MEMORY.items()) == 1
+
+
+def return_memory() -> bool:
+    """Let glibc hand back every tensor of a megabyte and more as soon as it is freed; whether that could be set.
+
+    For processes that hold a share of the weights, and gather each layer's for a moment. By default glibc raises the
+    size that it maps apart with each block that is freed, up to 32 MiB, and keeps what lies between others: several
+    times what is in use, of many gathered layers.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
+        return bool(libc.mallopt(_MMAP_THRESHOLD, 1 << 20))
+    except (OSError, AttributeError):
+        return False
 
 
 def keeps_memory() -> bool:

@@ -31,7 +31,7 @@ from burnish.models.recompute import checkpoint_activations
 from burnish.models.route import name_tasks
 from burnish.objectives.context import ModelContext
 from burnish.objectives.replay import replay_terms, replayed_terms
-from burnish.ops.machine import bound_product_caches, default_device, keep_memory, use_all_cores
+from burnish.ops.machine import bound_product_caches, default_device, keep_memory, return_memory, use_all_cores
 from burnish.optim.groups import build_optimizer
 from burnish.train.chance import chance_loss
 from burnish.train.config import RunConfig
@@ -341,7 +341,8 @@ def set_up(
     refuse_untrained_head(setup)
     with_regularizers(setup, callbacks)
     setup.hand_to_engine()
-    keep_memory()  # not before: what reading and loading free goes back, so that it leaves no holes
+    # not before: what reading and loading free goes back, so that it leaves no holes
+    return_memory() if engine.parts_weights else keep_memory()
     for finding in [*settings(setup), *replay_settings(setup.updates)]:
         findings.append(finding)
         tell(callbacks, Noticed(finding))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -88,9 +89,10 @@ class Zero(Engine):
             parameter.requires_grad_(True)
         if self.stage == 3:
             self.deepspeed.utils.set_z3_leaf_modules(self.whole_module, leaf_classes(self.whole_module))
-        self.engine, *_ = self.deepspeed.initialize(
-            model=self.whole_module, optimizer=made, config=settings(self), dist_init_required=False
-        )
+        with unwritten(self.deepspeed.comm):
+            self.engine, *_ = self.deepspeed.initialize(
+                model=self.whole_module, optimizer=made, config=settings(self), dist_init_required=False
+            )
         if self.stage == 3:
             self._announce_outer_weights()
         self.facade.param_groups = self.engine.optimizer.param_groups
@@ -255,6 +257,29 @@ def _starts_the_graph(module: nn.Module, args: Any, output: Any) -> None:
     """
     if torch.is_grad_enabled() and isinstance(output, Tensor) and not output.requires_grad:
         output.requires_grad_(True)
+
+
+@contextmanager
+def unwritten(comm: Any) -> Iterator[None]:
+    """Let DeepSpeed's broadcasts leave alone what has the main process's values already.
+
+    It sends every weight before it cuts it. Received in place, the pages of a mapped file would become memory of each
+    process but the main one: the whole model.
+    """
+    send = comm.broadcast
+
+    def received(tensor: Tensor, src: int, *further: Any, **named: Any) -> Any:
+        values = tensor.detach().clone()
+        result = send(values, src, *further, **named)
+        if not torch.equal(values, tensor):
+            tensor.copy_(values)
+        return result
+
+    comm.broadcast = received
+    try:
+        yield
+    finally:
+        comm.broadcast = send
 
 
 def imported(group: Group) -> Any:
