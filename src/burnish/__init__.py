@@ -6,11 +6,13 @@ The names below are loaded when they are first used, so that importing the packa
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from burnish.core.chatter import keep_deepspeed_quiet
 from burnish.core.threads import sleep_sooner
 
 __version__ = "0.1.0"
 
 sleep_sooner()  # PyTorch is loaded behind this
+keep_deepspeed_quiet()
 
 if TYPE_CHECKING:
     from burnish.api import load_recipe, resume, run

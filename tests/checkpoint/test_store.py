@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tests.support.crews import crewed
 
 from burnish.checkpoint.optimizer import load_state_tensors, state_tensors
-from burnish.checkpoint.store import Checkpoint, CheckpointStore, verify
+from burnish.checkpoint.store import Checkpoint, CheckpointStore, apart, verify
 from burnish.core.errors import UserError
 
 
@@ -45,6 +45,15 @@ def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     store.save(Checkpoint(step=1, tensors={"trainable": {"a": tied, "b": tied, "c": tied.T}}))
     assert torch.equal(store.load(1).tensors["trainable"]["c"], tied.T)
+
+
+def test_only_what_shares_memory_or_has_holes_is_copied() -> None:
+    """Of 1 GB of moments a copy would be another one. A row of a matrix brings the whole matrix with it, so it is."""
+    whole = torch.arange(6.0).reshape(2, 3)
+    found = apart({"whole": whole, "again": whole, "row": whole[1], "turned": whole.T})
+    memory = {name: tensor.untyped_storage().data_ptr() for name, tensor in found.items()}
+    assert memory["whole"] == whole.data_ptr() and len(set(memory.values())) == 4
+    assert found["row"].tolist() == [3, 4, 5] and torch.equal(found["turned"], whole.T)
 
 
 @pytest.mark.parametrize("damage", ["flip", "shorten", "delete", "no manifest", "manifest cut"])

@@ -78,9 +78,8 @@ def test_shares_that_wait_in_files(tmp_path: Path) -> None:
     """
     folder = tmp_path / "disk"
     jobs = [
-        job(tmp_path, case, f"{engine}-{offload}", settings={"engine": engine, "offload": offload, **disk})
-        for disk in [{"offload_folder": str(folder)}]
-        for engine, offload in (("zero2", "optimizer"), ("zero3", "optimizer"), ("zero3", "parameters"))
+        job(tmp_path, case, f"{e}-{offload}", settings={"engine": e, "offload": offload, "offload_folder": str(folder)})
+        for e, offload in (("zero2", "optimizer"), ("zero3", "optimizer"), ("zero3", "parameters"))
         for case in ("full", "stages")
     ]
     carry(tmp_path, 2, jobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tests.distributed.common import ROOT, spawn
 from tests.support.caches import own_cache
 from tests.support.recipes import save_tiny, sentiment_rows, write_rows
 
+DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -27,9 +30,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-def said(home: Path, arm: str, limit: int) -> list[tuple[int, dict[str, Any]]]:
-    """Exit code and last line of two processes that load a model."""
-    found = spawn(2, [str(ROOT / "bench/loading_memory.py"), "--work", str(home), arm, str(limit)])
+def said(home: Path, arm: str, limit: int, *train: str) -> list[tuple[int, dict[str, Any]]]:
+    """Exit code and last line of two processes that load a model, and train it if asked."""
+    found = spawn(2, [str(ROOT / "bench/loading_memory.py"), "--work", str(home), arm, str(limit), *train])
     lines = [[line for line in text.splitlines() if line.startswith("{")] for _, text in found]
     assert all(lines) or any(code == OVER for code, _ in found), found
     return [(code, json.loads(own[-1]) if own else {}) for (code, _), own in zip(found, lines, strict=True)]
@@ -48,6 +51,20 @@ def test_a_process_holds_its_share_where_a_plain_load_goes_over_the_limit(tmp_pa
     for code, answer in said(tmp_path, "fsdp2/lora", limit):
         assert code == 0
         assert size / 2 < answer["loading"] < size / 2 + (40 << 20)
+
+
+@pytest.mark.parametrize("engine", ["fsdp2", *(["zero3"] if DEEPSPEED else [])])
+def test_a_process_holds_no_whole_model_while_it_trains(tmp_path: Path, engine: str) -> None:
+    """The same model through an update, scoring and a checkpoint, in less than twice its bytes.
+
+    A process holds its share, half the model; layers that are gathered and let go, buckets and Python's objects come
+    to as much again: measured are 1.2 of the model with `fsdp2`, 1.5 with `zero3`. The bound tells that from what was
+    wrong: memory that gathered layers leave in holes came to 4.4 to 5.0 and 3.2 to 3.4 of it.
+    """
+    size = save_model(tmp_path / "model", 12, 512)
+    write_rows(tmp_path / "rows.jsonl", sentiment_rows(16))
+    found = said(tmp_path, f"{engine}/lora", 1 << 40, "train")
+    assert all(code == 0 and size / 2 < answer["peak"] < 2 * size for code, answer in found), found
 
 
 def test_a_widened_copy_holds_the_same_numbers_and_is_mapped(tmp_path: Path, cache: Path) -> None:

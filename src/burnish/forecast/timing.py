@@ -7,8 +7,6 @@ to know what that takes. Nothing of it is kept, and the process's weights are th
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,7 +20,6 @@ import psutil
 from burnish.checkpoint.optimizer import state_tensors
 from burnish.checkpoint.store import Checkpoint, CheckpointStore
 from burnish.core.events import Event, Stage
-from burnish.core.processes import alone
 from burnish.evaluate.retention.score import listen
 from burnish.evaluate.run import Split
 from burnish.forecast.finding import Foresight
@@ -39,6 +36,7 @@ from burnish.train.score import Scorer
 from burnish.train.setup import Setup, set_up
 from burnish.train.state import TrainState
 from burnish.train.updates import Updates
+from burnish.train.verify import in_fresh_process
 
 SECONDS = 30.0
 """What a calibration may take, loading left out."""
@@ -84,19 +82,14 @@ class TimePlan:
 
 
 class Clock:
-    """Hears of the stages of a run's beginning, and notes when each began."""
+    """Hears of the stages of a run's beginning, and notes when the last one began."""
 
     def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.stages: list[tuple[str, float]] = []
+        self.began = self.stage = time.perf_counter()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Stage):
-            self.stages.append((event.name, time.perf_counter()))
-
-    def since(self, stage: str) -> float:
-        """Seconds since a stage began; since the clock was made if it never did."""
-        return time.perf_counter() - next((stamp for name, stamp in self.stages if name == stage), self.began)
+            self.stage = time.perf_counter()
 
 
 def since_start() -> float:
@@ -121,8 +114,8 @@ def calibrate(
     started = since_start() if started is None else started
     clock = Clock()
     setup = set_up(config, [clock], Foresight())  # a run plans its memory too
-    loading, weights = clock.since(""), clock.since("loading the model")
     energy, began = joules(), time.perf_counter()
+    loading, weights = began - clock.began, began - clock.stage  # weights are the last stage
     scorer = Scorer(setup, []).ready()
     job = make_job(setup, scorer, RunFolder(setup.config.folder))
     rehearse(job)
@@ -233,8 +226,7 @@ def retention_seconds(setup: Setup, scorer: Scorer) -> dict[str, float]:
 def fresh_process_seconds() -> float:
     """Seconds until a fresh process is ready to read a run back, as one does in the end."""
     began = time.perf_counter()
-    command = [sys.executable, "-c", "import burnish.train.verify"]
-    subprocess.run(command, env=alone(), capture_output=True, check=False)
+    in_fresh_process("-c", "import burnish.train.verify").check_returncode()
     return time.perf_counter() - began
 
 

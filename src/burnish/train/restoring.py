@@ -38,11 +38,11 @@ def gathered(
         TrainingStopped: A weight is not whole.
     """
     keeps = _dealt(engine, [*trainable, *buffers]) if sharded else lambda name: engine.group.main
-    weights = {name: kept({name: engine.whole(tensor)}, keeps)[name] for name, tensor in trainable}
+    weights = {name: kept(name, engine.whole(tensor), keeps) for name, tensor in trainable}
     engine.inventory(weights)
     tensors = {"trainable": weights, "optimizer": engine.moments(optimizer, trainable, keeps)}
     if buffers:
-        tensors["buffers"] = {name: kept({name: engine.whole(tensor)}, keeps)[name] for name, tensor in buffers}
+        tensors["buffers"] = {name: kept(name, engine.whole(tensor), keeps) for name, tensor in buffers}
     return tensors
 
 

@@ -147,6 +147,13 @@ def _logits(folder: RunFolder, loaded: Loaded, precision: str) -> str:
     return text
 
 
+def in_fresh_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What Python says and ends with, alone and with this very Burnish, whether it is installed or not."""
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {**alone(), "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
 def read_back(folder: Path) -> list[Check]:
     """``verify_run`` in a fresh process, so that nothing in memory can stand in for what is not on disk.
 
@@ -156,10 +163,7 @@ def read_back(folder: Path) -> list[Check]:
     Raises:
         TrainingStopped: The process could not read the run at all.
     """
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = {**alone(), "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-    command = [sys.executable, "-m", "burnish.train.verify", str(folder)]
-    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    answer = in_fresh_process("-m", "burnish.train.verify", str(folder))
     said = json.loads((answer.stdout.splitlines() or ["null"])[-1])
     if isinstance(said, list):
         return [Check(**item) for item in said]

@@ -141,7 +141,7 @@ class Engine:
 
     def moments(self, optimizer: torch.optim.Optimizer, trainable: Named, keeps: Keeps = always) -> dict[str, Tensor]:
         """The optimiser's state by parameter, whole; on the meta device what this process does not keep."""
-        return kept(state_tensors(optimizer, trainable), keeps)
+        return {full: kept(full, tensor, keeps) for full, tensor in state_tensors(optimizer, trainable).items()}
 
     def load_moments(self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]) -> None:
         """Put ``moments`` back."""
@@ -169,14 +169,9 @@ class Engine:
             )
 
 
-def kept(tensors: Mapping[str, Tensor], keeps: Keeps) -> dict[str, Tensor]:
-    """Tensors by ``name`` or ``key:name``, as their shapes alone where this process does not keep them."""
-    return {full: t if keeps(owner_of(full)) else t.to("meta") for full, t in tensors.items()}
-
-
-def owner_of(full: str) -> str:
-    """The parameter that a tensor of an optimiser belongs to; a parameter's name is its own."""
-    return full.partition(":")[2] or full
+def kept(full: str, tensor: Tensor, keeps: Keeps) -> Tensor:
+    """A parameter, or the moment ``key:parameter`` of one; its shape alone where this process does not keep it."""
+    return tensor if keeps(full.partition(":")[2] or full) else tensor.to("meta")
 
 
 def broadcast_(tensors: Sequence[Tensor]) -> None:

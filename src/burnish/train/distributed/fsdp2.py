@@ -99,7 +99,7 @@ class FullySharded(Engine):
     def moments(self, optimizer: torch.optim.Optimizer, trainable: Named, keeps: Keeps = always) -> dict[str, Tensor]:
         parted = state_tensors(optimizer, trainable)
         # one after the other: a process that does not keep a tensor has it for a moment
-        return {full: kept({full: self.whole(part)}, keeps)[full] for full, part in parted.items()}
+        return {full: kept(full, self.whole(part), keeps) for full, part in parted.items()}
 
     def load_moments(self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]) -> None:
         load_state_tensors(optimizer, trainable, tensors)

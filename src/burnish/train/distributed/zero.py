@@ -8,10 +8,9 @@ DeepSpeed keeps from parameters to them are lost with an engine that is collecte
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -89,7 +88,7 @@ class Zero(Engine):
             parameter.requires_grad_(True)
         if self.stage == 3:
             self.deepspeed.utils.set_z3_leaf_modules(self.whole_module, leaf_classes(self.whole_module))
-        with unwritten(self.deepspeed.comm):
+        with unwritten(self.deepspeed.comm) if self._mapped else nullcontext():
             self.engine, *_ = self.deepspeed.initialize(
                 model=self.whole_module, optimizer=made, config=settings(self), dist_init_required=False
             )
@@ -166,7 +165,7 @@ class Zero(Engine):
         target.copy_(value)
 
     def moments(self, optimizer: torch.optim.Optimizer, trainable: Named, keeps: Keeps = always) -> dict[str, Tensor]:
-        found = kept(self.waiting, keeps)
+        found = {full: kept(full, tensor, keeps) for full, tensor in self.waiting.items()}
         if self.engine is None:
             return found
         names = {id(p): name for name, p in self.named.items()}
@@ -180,8 +179,8 @@ class Zero(Engine):
                     name = names[id(parameter)]
                     found[f"{key}:{name}"] = whole.to("cpu" if keeps(name) else "meta")
             for parameter in self.flat.members(inner, i):
-                name = names[id(parameter)]
-                found |= kept({f"step:{name}": torch.as_tensor(state["step"]).float().cpu().clone()}, keeps)
+                full = f"step:{names[id(parameter)]}"
+                found[full] = kept(full, torch.as_tensor(state["step"]).float().cpu().clone(), keeps)
         return found
 
     def load_moments(self, optimizer: torch.optim.Optimizer, trainable: Named, tensors: Mapping[str, Tensor]) -> None:
@@ -290,7 +289,6 @@ def imported(group: Group) -> Any:
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     try:
         import deepspeed
     except ImportError as error:
@@ -299,7 +297,6 @@ def imported(group: Group) -> Any:
             where="distributed.engine",
             fix="pip install 'burnish[distributed]', or use `distributed.engine=fsdp2`",
         ) from error
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend="gloo" if not torch.cuda.is_available() else "nccl", verbose=False)
     return deepspeed
