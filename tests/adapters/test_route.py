@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from burnish.adapters.adalora import AdaloraConfig
 from burnish.adapters.attach import Attached, attach
 from burnish.adapters.base import MethodConfig, NotMergeable
-from burnish.adapters.bottleneck import BottleneckConfig
+from burnish.adapters.bottleneck import BottleneckConfig, SequentialBottleneck
 from burnish.adapters.full import FullConfig
 from burnish.adapters.ia3 import Ia3Config
 from burnish.adapters.lora import LoraConfig, projection_of
@@ -19,6 +19,7 @@ from burnish.adapters.prompt import PromptConfig
 from burnish.adapters.vera import VeraConfig
 from burnish.core.errors import UserError
 from burnish.core.types import Batch
+from burnish.models.attention import use_packed_attention
 from burnish.models.forward import hidden_states
 from burnish.models.fuse import fuse
 from burnish.models.route import holding
@@ -197,9 +198,90 @@ def test_prompts_of_tasks_in_one_batch(name: str, layout: str) -> None:
     assert attached.without_gradient() == []
 
 
-def test_a_prefix_cannot_be_for_some_rows() -> None:
+def with_window(window: int) -> PreTrainedModel:
+    """A Llama's shape with a sliding window of so many tokens."""
+    torch.manual_seed(0)
+    config = tiny("llama").config.to_dict()
+    values = {k: v for k, v in config.items() if k not in ("architectures", "model_type", "dtype", "rope_parameters")}
+    model = MistralForCausalLM(MistralConfig(**values | {"sliding_window": window})).eval()
+    use_packed_attention(model)
+    return model
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["llama", "bert", "gpt2", "mistral"])
+def test_prefixes_of_tasks_in_one_batch(name: str, layout: str) -> None:
+    """Prefixes of 3 and 5 keys for two tasks, none for a row without one, beside prompts: rows are as alone.
+
+    A row alone has its prefixes as one has them that are for all rows, which other tests hold against `peft`. Mistral's
+    window of 4 tokens goes row by row in packs.
+    """
+    model = with_window(4) if name == "mistral" else tiny(name)
+    configs = [
+        PrefixConfig(num_virtual_tokens=3, tasks=("a",), name="left"),
+        PrefixConfig(num_virtual_tokens=5, tasks=("b",), name="right", reparameterize=True),
+        PromptConfig(num_virtual_tokens=2, tasks=("b",)),
+        LoraConfig(rank=2, targets="mlp"),
+    ]
+    attached = attach(model, configs)
+    randomize(attached.trainable(), 3)
+    with torch.no_grad():
+        mixed = rows_of(hidden_states(model, LAYOUTS[layout](ROWS, tasks=TASKS)), layout)
+        for row, task, found in zip(ROWS, TASKS, mixed, strict=True):
+            alone = hidden_states(model, packed([row], tasks=(task,)))[0]
+            torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+        without = hidden_states(model, packed([ROWS[0]], tasks=(None,)))[0]
+        assert not torch.allclose(mixed[0], without, atol=1e-3)
+    model.train()
+    with holding(model):
+        hidden_states(model, LAYOUTS[layout](ROWS, tasks=TASKS)).pow(2).sum().backward()
+    assert attached.without_gradient() == []
+
+
+def test_prefixes_of_an_encoder_decoder_for_some_rows() -> None:
+    """T5 has position biases in place of positions, and prefixes at its cross-attention too; rows as alone."""
+    model = tiny("t5")
+    attached = attach(
+        model,
+        [
+            PrefixConfig(num_virtual_tokens=3, tasks=("a",), name="left"),
+            PrefixConfig(num_virtual_tokens=5, tasks=("b",), name="right"),
+        ],
+    )
+    randomize(attached.trainable(), 3)
+    answers = torch.randint(4, 384, (4, 6), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        mixed = hidden_states(model, {**padded(ROWS, tasks=TASKS), "decoder_input_ids": answers})
+        for number, (row, task) in enumerate(zip(ROWS, TASKS, strict=True)):
+            alone = {**padded([row], tasks=(task,)), "decoder_input_ids": answers[number : number + 1]}
+            torch.testing.assert_close(mixed[number], hidden_states(model, alone)[0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(mixed[0], mixed[3], atol=1e-3)
+
+
+@pytest.mark.parametrize("first", ["prefix", "prompt"])
+def test_prompts_beside_a_prefix_stand_at_the_same_positions_in_every_layout(first: str) -> None:
+    """A prefix of 3 keys moves a prompt of 2 with the row behind it: to 3 and 4, in packs and padded alike."""
+    configs = [PrefixConfig(num_virtual_tokens=3), PromptConfig(num_virtual_tokens=2)]
     model = tiny("llama")
-    attach(model, [LoraConfig(), PrefixConfig(num_virtual_tokens=2, tasks=("a",))])
+    randomize(attach(model, configs if first == "prefix" else configs[::-1]).trainable(), 3)
+    with torch.no_grad():
+        found = [rows_of(hidden_states(model, make(ROWS)), layout) for layout, make in LAYOUTS.items()]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapter_that_mixes_tokens_cannot_be_for_some_rows() -> None:
+    """One that says so, and has no form of its own for rows that differ, is refused with what else would do."""
+
+    class Mixing(SequentialBottleneck):
+        by_token = False
+
+    model = tiny("llama")
+    attached = attach(model, [LoraConfig(), BottleneckConfig(width=2, tasks=("a",))])
+    for module in model.modules():
+        if isinstance(module, SequentialBottleneck):
+            module.__class__ = Mixing
+    assert attached.trainable()
     with pytest.raises(UserError, match="cannot act on some rows of a batch only") as caught:
         hidden_states(model, packed(ROWS, tasks=("a", None, "a", "a")))
     assert "method: prompt" in caught.value.fix

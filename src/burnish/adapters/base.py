@@ -24,7 +24,7 @@ from burnish.core.errors import UserError
 from burnish.core.registry import Registry
 from burnish.core.types import Batch, Term
 from burnish.models.anatomy import Site
-from burnish.models.route import Some, Switch
+from burnish.models.route import Joined, Some, Switch
 
 RESERVED = "burnish_adapters"
 """Name of the child module under which a host carries its adapters."""
@@ -84,7 +84,7 @@ class Adapter(nn.Module):
         return output
 
     @classmethod
-    def joined(cls, entries: Sequence[tuple[Any, Sequence[bool]]]) -> Any:
+    def joined(cls, entries: Sequence[tuple[Any, Sequence[bool]]]) -> Joined:
         """What several adapters at one host do together where each is for some rows: adapters, and whose rows."""
         raise NotImplementedError
 
@@ -131,13 +131,15 @@ class Slot(nn.Module):
             return [a for name, key, a in self._entries(switch.active) if switch.serves(name, key)]
         route = switch.route
         entries = [(a, route.chosen(n, switch.tasks.get((n, k), ()))) for n, k, a in self._entries(route.sets)]
-        rowwise = [(adapter, rows) for adapter, rows in entries if adapter.rowwise and any(rows)]
-        if all(all(rows) for _, rows in rowwise):
-            rowwise = []
-        found: list[Any] = [rowwise[0][0].joined(rowwise)] if rowwise else []
+        kinds: dict[Any, list[tuple[Adapter, Sequence[bool]]]] = {}
         for adapter, rows in entries:
-            if all(rows):
-                found += [adapter] if not (rowwise and adapter.rowwise) else []
+            if adapter.rowwise and any(rows):
+                kinds.setdefault(_joins(adapter), []).append((adapter, rows))
+        mixed = {kind: same for kind, same in kinds.items() if not all(all(rows) for _, rows in same)}
+        found: list[Any] = [same[0][0].joined(same) for same in mixed.values()]
+        for adapter, rows in entries:
+            if all(rows) and _joins(adapter) not in mixed:
+                found.append(adapter)
             elif any(rows) and not adapter.rowwise:
                 found.append(Some(adapter, route.places(rows), route))
         return found
@@ -163,6 +165,11 @@ class Slot(nn.Module):
     def virtual_tokens(self) -> int:
         """How many tokens the adapters in use put in front of every row."""
         return sum(adapter.virtual_tokens for adapter in self.active())
+
+
+def _joins(adapter: Adapter) -> Any:
+    """What adapters of one kind have in common: they are joined by the same function."""
+    return adapter.joined.__func__  # type: ignore[attr-defined]
 
 
 def _before(host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -5,7 +5,8 @@ Shapes: P virtual tokens, L attention modules, K key and value heads, E head wid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,7 @@ from burnish.models.anatomy import Site, layers
 from burnish.models.attention import NAME, Seen
 from burnish.models.keys import keys_of
 from burnish.models.preamble import backbones, by_name, shifted
+from burnish.models.route import Joined
 
 _SEED_STREAM = 0x9F1C
 _OWN = "burnish."
@@ -60,7 +62,7 @@ class PrefixConfig(VirtualTokensConfig):
 class Prefix(Adapter):
     """Hands keys and values to its host, an attention module, which hands them on to the attention function."""
 
-    by_token = False
+    rowwise = True
     count: int
     only_adds = True
 
@@ -70,23 +72,70 @@ class Prefix(Adapter):
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Add them to the arguments; those of several sets stand behind each other."""
-        used = getattr(getattr(host, "config", None), "_attn_implementation", NAME)
-        if used != NAME:
-            raise UserError(
-                f"the model's attention was set to `{used}`, which knows no prefixes: they would be without effect",
-                where=type(host).__name__,
-                fix=f"`model.set_attn_implementation('{NAME}')`, which gives the same values",
-            )
-        with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            key, value = self.pair()
+        refuse_other_attention(host)
+        key, value = pairs_of([self])
         if "prefix_key" in kwargs:
             key = torch.cat([kwargs["prefix_key"], key])
             value = torch.cat([kwargs["prefix_value"], value])
         return args, {**kwargs, "prefix_key": key, "prefix_value": value}
 
+    @classmethod
+    def joined(cls, entries: Sequence[tuple[Any, Sequence[bool]]]) -> Joined:
+        """Prefixes that differ from row to row."""
+        return RowPrefixes(entries)
+
     def check_mergeable(self, host: nn.Module) -> None:
         """Refuse: no weight of the base stands for a prefix."""
         raise lengthens(self.count, "keys and values that every layer attends to")
+
+
+class RowPrefixes(Joined):
+    """Prefixes at one attention module, each for its own rows.
+
+    Args:
+        entries: Each prefix, and which rows it is for.
+    """
+
+    only_adds = True
+
+    def __init__(self, entries: Sequence[tuple[Any, Sequence[bool]]]) -> None:
+        self.prefixes = [prefix for prefix, _ in entries]
+        ends = list(accumulate(prefix.count for prefix in self.prefixes))
+        parts = [range(end - prefix.count, end) for prefix, end in zip(self.prefixes, ends, strict=True)]
+        self.chosen = tuple(
+            tuple(part for part, (_, rows) in zip(parts, entries, strict=True) if rows[row])
+            for row in range(len(entries[0][1]))
+        )
+
+    def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Add all of them to the arguments, and which are whose."""
+        refuse_other_attention(host)
+        key, value = pairs_of(self.prefixes)
+        return args, {**kwargs, "prefix_key": key, "prefix_value": value, "prefix_chosen": self.chosen}
+
+
+def refuse_other_attention(host: nn.Module) -> None:
+    """Refuse a model that was told to use an attention function without prefixes.
+
+    Raises:
+        UserError: With its name.
+    """
+    used = getattr(getattr(host, "config", None), "_attn_implementation", NAME)
+    if used != NAME:
+        raise UserError(
+            f"the model's attention was set to `{used}`, which knows no prefixes: they would be without effect",
+            where=type(host).__name__,
+            fix=f"`model.set_attn_implementation('{NAME}')`, which gives the same values",
+        )
+
+
+def pairs_of(prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor]:
+    """Keys [P, K, E] and values of several prefixes, one behind the other."""
+    with torch.autocast(next(prefixes[0].parameters()).device.type, enabled=False):
+        pairs = [prefix.pair() for prefix in prefixes]
+    if len(pairs) == 1:
+        return pairs[0]
+    return torch.cat([key for key, _ in pairs]), torch.cat([value for _, value in pairs])
 
 
 class PlainPrefix(Prefix):
@@ -147,7 +196,7 @@ class MadePrefix(Prefix):
 class Shift(Adapter):
     """At the backbone: positions begin behind the prefix. It has no parameters."""
 
-    by_token = False
+    rowwise = True
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -155,7 +204,30 @@ class Shift(Adapter):
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Shift the positions."""
-        return (), shifted(host, by_name(host, args, kwargs), self.count)
+        return (), shifted(host, by_name(host, args, kwargs), [self.count])
+
+    @classmethod
+    def joined(cls, entries: Sequence[tuple[Any, Sequence[bool]]]) -> Joined:
+        """Prefixes that differ from row to row."""
+        return RowShifts(entries)
+
+
+class RowShifts(Joined):
+    """At the backbone: positions of each row begin behind its own prefixes.
+
+    Args:
+        entries: Each shift, and which rows it is for.
+    """
+
+    def __init__(self, entries: Sequence[tuple[Any, Sequence[bool]]]) -> None:
+        rows = range(len(entries[0][1]))
+        self.counts = [sum(shift.count for shift, chosen in entries if chosen[row]) for row in rows]
+
+    def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Shift the positions."""
+        given = by_name(host, args, kwargs)
+        fillers = len(given.get("segment_lengths") or self.counts) - len(self.counts)
+        return (), shifted(host, given, self.counts + [0] * fillers)
 
 
 def _started(seen: list[Seen], config: PrefixConfig, seed: int) -> list[tuple[Tensor, Tensor]]:

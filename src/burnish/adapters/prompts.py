@@ -18,6 +18,7 @@ from burnish.core.errors import UserError
 from burnish.models.anatomy import Site
 from burnish.models.forward import positions_of
 from burnish.models.preamble import backbones, by_name, cut_out, put_in_front, show_encoded_prompts
+from burnish.models.route import Joined
 
 COMMON_TOKENS = 5000
 """Vocabularies are sorted by frequency; initial vectors are drawn from the most common tokens (Lester et al., 2021)."""
@@ -74,17 +75,12 @@ class Prompt(Adapter):
         raise lengthens(self.virtual_tokens, "tokens that go through every layer")
 
 
-class RowPrompts:
+class RowPrompts(Joined):
     """Prompts at one backbone, each in front of its own rows; the last of several stands first, as one by one.
 
     Args:
         entries: Each prompt, and which rows it is for.
     """
-
-    training = False
-    reads_output_only = False
-    reads_input_only = False
-    only_adds = False
 
     def __init__(self, entries: Sequence[tuple[Any, Sequence[bool]]]) -> None:
         self.entries = list(reversed(entries))
@@ -119,18 +115,12 @@ class RowPrompts:
         return len(given.get("segment_lengths") or [None] * self.rows) - self.rows
 
 
-class RowsShown:
+class RowsShown(Joined):
     """At a decoder: its mask over the encoder's states, grown by each row's prompts.
 
     Args:
         entries: Each prompt as the decoder knows it, and which rows it is for.
     """
-
-    training = False
-    reads_output_only = False
-    reads_input_only = False
-    only_adds = False
-    virtual_tokens = 0
 
     def __init__(self, entries: Sequence[tuple[Any, Sequence[bool]]]) -> None:
         rows = range(len(entries[0][1]))
@@ -140,10 +130,6 @@ class RowsShown:
         """Let the decoder see the encoded prompts."""
         prompts = [torch.empty(width, 0) for width in self.widths]
         return (), show_encoded_prompts(by_name(host, args, kwargs), prompts)
-
-    def after(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Nothing."""
-        return output
 
 
 class ShownPrompt(Adapter):

@@ -15,7 +15,7 @@ from burnish.compare.words import DASH, arrow
 from burnish.core.files import write_atomic
 
 CHANGES = "changes of the recipe"
-LEFT = ("stands", "status", "trained for", "against the best", CHANGES)
+LEFT = ("stands", "status", "trained for", "against the best, at one update", CHANGES)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ BESIDE = 11
 
 def table_of(found: Sweep) -> Table:
     """One line for every trial."""
-    header = ("trial", found.name, "95 % interval", "updates", "status", "against the best")
+    header = ("trial", found.name, "95 % interval", "updates", "status", "against the best, at one update")
     rows = []
     for line in found.lines:
         one = line.value

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import datasets
 
 from burnish.core.errors import UserError
 from burnish.core.paths import PACKAGE_PREFIX, resolve_path
@@ -20,6 +19,8 @@ from burnish.data.digests import digest
 from burnish.data.readers import BATCH, READERS, Seen, kind_of, read_rows
 from burnish.data.rows import Read, ReadFile, Row
 
+LIBRARY = "datasets"
+"""Reads its own folders and the hub's; loaded when it does, for it takes most of a second."""
 _PATTERN = re.compile(r"[*?\[]")
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _SPLIT_NAMES = ("train", "validation", "valid", "val", "dev", "test", "eval")
@@ -277,6 +278,7 @@ def _open_files(files: list[Path], source: SourceConfig, *, single: bool = False
 
 
 def _open_datasets_folder(folder: Path, source: SourceConfig) -> OpenSource:
+    datasets = import_module(LIBRARY)
     try:
         data = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
@@ -287,6 +289,7 @@ def _open_datasets_folder(folder: Path, source: SourceConfig) -> OpenSource:
 
 
 def _open_hub(source: SourceConfig) -> OpenSource:
+    datasets = import_module(LIBRARY)
     try:
         data = datasets.load_dataset(source.path, name=source.subset, split=source.split, revision=source.revision)
     except Exception as error:  # the library raises many kinds; each is a refusal with the same cure

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,19 +13,12 @@ from burnish.core.errors import UserError
 from burnish.core.registry import Registry
 from burnish.evaluate.intervals import bootstrap_ratio, mcnemar, paired_bootstrap, wilson
 
-try:
-    import sacrebleu
-except ImportError:  # the `metrics` extra
-    sacrebleu = None  # type: ignore[assignment]
-try:
-    from rouge_score import rouge_scorer
-except ImportError:
-    rouge_scorer = None
-
 RESAMPLES = 200
 """Resamples of a corpus metric: each recounts the corpus from the rows' statistics."""
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
+LIBRARIES = {"bleu": "sacrebleu", "chrf": "sacrebleu", "rouge": "rouge_score"}
+"""What counts a metric; of the `metrics` extra, and loaded when it counts: `rouge-score` takes a second."""
 
 Scores = dict[str, dict[str, float]]
 TextMetricFunction = Callable[[Sequence[str], Sequence[str], int], Scores]
@@ -32,8 +27,8 @@ TEXT_METRICS: Registry[TextMetricFunction] = Registry("text metric")
 
 def require_metrics(names: Sequence[str]) -> None:
     """Refuse metrics whose library is missing, before anything is generated."""
-    needs = {"bleu": (sacrebleu, "sacrebleu"), "chrf": (sacrebleu, "sacrebleu"), "rouge": (rouge_scorer, "rouge-score")}
-    missing = sorted({needs[name][1] for name in names if name in needs and needs[name][0] is None})
+    needed = {LIBRARIES[name] for name in names if name in LIBRARIES}
+    missing = sorted(name.replace("_", "-") for name in needed if find_spec(name) is None)
     if missing:
         raise UserError(
             f"not installed: {', '.join(missing)}", where="evaluate.metrics", fix="pip install 'burnish[metrics]'"
@@ -51,13 +46,13 @@ def exact_match(answers: Sequence[str], targets: Sequence[str], seed: int) -> Sc
 @TEXT_METRICS.register("bleu")
 def bleu(answers: Sequence[str], targets: Sequence[str], seed: int) -> Scores:
     """Corpus BLEU of `sacrebleu`, 0 to 100."""
-    return {"bleu": _corpus(sacrebleu.metrics.BLEU, answers, targets, seed)}
+    return {"bleu": _corpus(import_module("sacrebleu").metrics.BLEU, answers, targets, seed)}
 
 
 @TEXT_METRICS.register("chrf")
 def chrf(answers: Sequence[str], targets: Sequence[str], seed: int) -> Scores:
     """Corpus chrF of `sacrebleu`, 0 to 100."""
-    return {"chrf": _corpus(sacrebleu.metrics.CHRF, answers, targets, seed)}
+    return {"chrf": _corpus(import_module("sacrebleu").metrics.CHRF, answers, targets, seed)}
 
 
 @TEXT_METRICS.register("rouge")
@@ -123,7 +118,7 @@ def _paired_rouge(name: str, first: Any, second: Any, targets: Any, seed: int) -
 
 
 def _paired_corpus(name: str, first: Any, second: Any, targets: Any, seed: int) -> dict[str, dict[str, float]]:
-    metric = getattr(sacrebleu.metrics, name.upper())
+    metric = getattr(import_module("sacrebleu").metrics, name.upper())
 
     def score(answers: Sequence[str], rows: Iterable[int]) -> float:
         rows = list(rows)
@@ -144,7 +139,7 @@ _PAIRED: dict[str, Callable[..., dict[str, dict[str, float]]]] = {"exact_match":
 
 
 def _rouge_rows(answers: Sequence[str], targets: Sequence[str]) -> dict[str, np.ndarray]:
-    scorer = rouge_scorer.RougeScorer(ROUGE, use_stemmer=False)
+    scorer = import_module("rouge_score.rouge_scorer").RougeScorer(ROUGE, use_stemmer=False)
     rows = [scorer.score(target, answer) for answer, target in zip(answers, targets, strict=True)]
     return {kind: np.asarray([row[kind].fmeasure for row in rows]) for kind in ROUGE}
 

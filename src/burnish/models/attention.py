@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from burnish.core.errors import UserError
 from burnish.ops.attention import capped_attention, packed_attention
-from burnish.ops.prefix_attention import packed_prefix_attention, row_prefixes, shown_prefix
+from burnish.ops.prefix_attention import Chosen, packed_prefix_attention, row_prefixes, shown_by_row, shown_prefix
 
 NAME = "burnish"
 
@@ -46,6 +46,7 @@ def burnish_attention(
     segment_witness: list[int | None] | None = None,
     prefix_key: Tensor | None = None,
     prefix_value: Tensor | None = None,
+    prefix_chosen: Chosen | None = None,
     key_witness: list[Seen] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
@@ -59,8 +60,9 @@ def burnish_attention(
         attention_mask: What the model made; not read in a pack.
         segment_lengths: Lengths of the packed rows, B = 1; None for any other batch.
         segment_witness: Receives the sliding window of every packed call, for the probe.
-        prefix_key: Keys that every query sees, [P, K, E] for all rows or [B, P, K, E] (of a pack: one for each row).
+        prefix_key: Keys that every query sees, [P, K, E].
         prefix_value: Their values.
+        prefix_chosen: Which of them the queries of each row see; None for all.
         key_witness: Receives the keys and values of every call, to learn where there are which.
         **kwargs: ``dropout``, ``scaling``, ``is_causal``, ``sliding_window``, ``softcap`` and whatever a model adds.
 
@@ -73,7 +75,8 @@ def burnish_attention(
     if key_witness is not None:
         key_witness.append(Seen(module, key, value))
     if segment_lengths is None and prefix_key is not None and prefix_value is not None:
-        return _with_prefix(module, query, key, value, attention_mask, prefix_key, prefix_value, **kwargs)
+        prefix = (prefix_key, prefix_value, prefix_chosen)
+        return _with_prefix(module, query, key, value, attention_mask, prefix, **kwargs)
     if segment_lengths is None:
         return _unpacked(module, query, key, value, attention_mask, **kwargs)
     refused = [name for name in _REFUSED_IN_PACKS if kwargs.get(name) is not None]
@@ -95,7 +98,7 @@ def burnish_attention(
     }
     if prefix_key is not None and prefix_value is not None:
         parts = (query, key, value, prefix_key, prefix_value)
-        return packed_prefix_attention(*parts, segment_lengths, **options), None
+        return packed_prefix_attention(*parts, segment_lengths, chosen=prefix_chosen, **options), None
     return packed_attention(query, key, value, segment_lengths, **options), None
 
 
@@ -125,19 +128,26 @@ def _with_prefix(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
+    prefix: tuple[Tensor, Tensor, Chosen | None],
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Padded rows and generation: the prefix stands before the keys, every query sees it, no position bias is on it."""
-    count = prefix_key.shape[-3]
+    chosen = prefix[2]
     length, causal = query.shape[2], kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     whole = attention_mask is None and causal and length > 1
     if whole:  # what plain causality hides lies behind the queries; a cache of fixed size has room there
         key, value = key[:, :, :length], value[:, :, :length]
-    key, value = row_prefixes(key, value, prefix_key, prefix_value)
-    attention_mask = shown_prefix(attention_mask, count)
+    if chosen is not None and attention_mask is None:  # rows of prefixes that differ need a mask
+        seen = torch.ones(1, 1, length, key.shape[2], dtype=torch.bool, device=query.device)
+        attention_mask, whole = seen.tril() if whole else seen, False
+    count = -key.shape[2]
+    key, value = row_prefixes(key, value, *prefix)
+    count += key.shape[2]
+    if chosen is None or attention_mask is None:
+        attention_mask = shown_prefix(attention_mask, count)
+    else:
+        attention_mask = shown_by_row(attention_mask, chosen)
     bias = kwargs.pop("position_bias", None)
     if bias is not None:
         # a bias is a mask that wants a gradient; added up here, whatever made it has its own way of crops and repeats

@@ -31,7 +31,7 @@ def plan(layer: Any, hidden: Tensor, kwargs: Mapping[str, Any], resolve: Resolve
     if (layer.training and attention.attention_dropout) or any(hooked(module) for module in skipped):
         return None
     extra = added(attention)
-    if extra is None or not extra.keys() <= {"prefix_key", "prefix_value"}:
+    if extra is None or not extra.keys() <= {"prefix_key", "prefix_value", "prefix_chosen"}:
         return None
     if type(mlp.act_fn).__name__ not in ("SiLUActivation", "SiLU"):
         return None

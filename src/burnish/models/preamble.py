@@ -103,19 +103,34 @@ def show_encoded_prompts(given: Mapping[str, Any], prompts: Prompts) -> dict[str
     return {**given, "encoder_attention_mask": torch.cat([_shown(prompts, mask), mask], dim=1)}
 
 
-def shifted(host: Any, given: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """The arguments with every position ``count`` later, where the model takes positions."""
+def shifted(host: Any, given: Mapping[str, Any], counts: Sequence[int]) -> dict[str, Any]:
+    """The arguments with later positions, where the model takes positions.
+
+    Args:
+        host: The backbone.
+        given: Its arguments by name.
+        counts: How much later: one number for all rows, or one for each row (each segment of a pack).
+
+    Raises:
+        UserError: A row has no room for as many.
+    """
     if "position_ids" not in inspect.signature(host.forward).parameters:
         return dict(given)
-    positions = given.get("position_ids")
     first = given.get("inputs_embeds") if given.get("input_ids") is None else given["input_ids"]
     assert first is not None
+    lengths = _segments(given, first.shape[:2]) if len(counts) > 1 else given.get("segment_lengths")
+    positions = given.get("position_ids")
     if positions is None:
         start = _seen(given) + first_position(host.config)
         positions = torch.arange(start, start + first.shape[1], device=first.device)[None]
     if not _seen(given):
-        _refuse_long(host, max(given.get("segment_lengths") or (first.shape[1],)), count)
-    return {**given, "position_ids": positions + count}
+        rows = lengths or (first.shape[1],) * len(counts)
+        each = counts if len(counts) == len(rows) else [counts[0]] * len(rows)
+        _refuse_long(host, *max(zip(rows, each, strict=True), key=sum))
+    later = torch.tensor(counts, dtype=positions.dtype, device=positions.device)[:, None]
+    if lengths is not None and len(counts) > 1:
+        later = later[:, 0].repeat_interleave(torch.tensor(lengths, device=later.device))[None]
+    return {**given, "position_ids": positions + later}
 
 
 def _seen(given: Mapping[str, Any], already: int = 0) -> int:
@@ -164,7 +179,8 @@ def _padded(host: Any, given: Mapping[str, Any], vectors: Tensor, prompts: Promp
     if positions is None and uneven and takes_positions:
         positions = torch.arange(first, first + tokens, device=vectors.device)[None]
     if positions is not None:
-        own = torch.arange(first, first + width, device=vectors.device)[None] - width + _counts(prompts, positions)
+        start = _first_positions(positions, mask)  # a prefix of keys may have moved it
+        own = start + torch.arange(width, device=vectors.device)[None] - width + _counts(prompts, positions)
         later = positions + _counts(prompts, positions)
         count = max(len(own), len(later))
         made["position_ids"] = torch.cat([own.clamp(min=first).expand(count, -1), later.expand(count, -1)], dim=1)
@@ -172,6 +188,14 @@ def _padded(host: Any, given: Mapping[str, Any], vectors: Tensor, prompts: Promp
     if kinds is not None:
         made["token_type_ids"] = F.pad(kinds, (width, 0))
     return made
+
+
+def _first_positions(positions: Tensor, mask: Tensor | None) -> Tensor:
+    """[B or 1, 1] the position of each row's first token that is no padding."""
+    if mask is None:
+        return positions[:, :1]
+    index = (mask != 0).int().argmax(dim=1, keepdim=True)
+    return positions.expand(len(mask), -1).gather(1, index)
 
 
 def _segments(given: Mapping[str, Any], shape: Sequence[int]) -> tuple[int, ...] | None:

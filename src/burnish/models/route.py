@@ -72,7 +72,25 @@ class Route:
         return mask.nonzero()[:, 0].to(self.device)
 
 
-class Some:
+class Joined:
+    """Adapters of one kind at one host, each for its own rows; to the host they look like one for all rows."""
+
+    training = False
+    reads_output_only = False
+    reads_input_only = False
+    only_adds = False
+    virtual_tokens = 0
+
+    def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Change what the host is called with."""
+        raise NotImplementedError
+
+    def after(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Change what the host returns."""
+        return output
+
+
+class Some(Joined):
     """An adapter that acts on some places of a batch; to its host it looks like one that acts on all.
 
     Args:
@@ -80,11 +98,6 @@ class Some:
         places: Where it acts, along the route's ``dim``.
         route: The batch.
     """
-
-    training = False
-    reads_output_only = False
-    reads_input_only = False
-    only_adds = False
 
     def __init__(self, adapter: Any, places: Tensor, route: Route) -> None:
         self.adapter, self.places, self.route = adapter, places, route

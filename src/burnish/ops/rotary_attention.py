@@ -15,7 +15,7 @@ from torch import Tensor
 from burnish.ops.attention import packed_attention
 from burnish.ops.kernels import fitting_kernel
 from burnish.ops.native import kernels
-from burnish.ops.prefix_attention import packed_prefix_attention
+from burnish.ops.prefix_attention import Chosen, packed_prefix_attention
 
 _ROTARY: dict[str, Callable[..., Callable[..., Any] | None]] = {"cuda": partial(fitting_kernel, "rotary", "rotary")}
 """By device: finds the kernel that turns queries and keys like these; it knows its gradient."""
@@ -49,6 +49,7 @@ def rotary_attention(
     *,
     prefix_key: Tensor | None = None,
     prefix_value: Tensor | None = None,
+    prefix_chosen: Chosen | None = None,
 ) -> Tensor:
     """Attention within the rows of a pack, queries and keys turned by their positions (Su et al., 2021, equation 34).
 
@@ -61,8 +62,9 @@ def rotary_attention(
         cosine: [T, E] of every position's angles, the halves alike.
         sine: [T, E].
         setting: Rows, width, scale and mask.
-        prefix_key: [P, K, E] (or one for each row) keys that every query sees; they are not turned.
+        prefix_key: [P, K, E] keys that every query sees; they are not turned.
         prefix_value: Their values.
+        prefix_chosen: Which of them the queries of each row see; None for all.
 
     Returns:
         [T, H E].
@@ -71,7 +73,8 @@ def rotary_attention(
     q, k, v = (t.view(1, t.shape[0], -1, setting.width).transpose(1, 2) for t in (query, key, value))
     if prefix_key is not None and prefix_value is not None:
         parts = (*_turned(q, k, cosine, sine), v, prefix_key, prefix_value)
-        return packed_prefix_attention(*parts, setting.lengths, **options).reshape(query.shape[0], -1)
+        out = packed_prefix_attention(*parts, setting.lengths, chosen=prefix_chosen, **options)
+        return out.reshape(query.shape[0], -1)
     heads = query.view(-1, query.shape[1] // setting.width, setting.width)
     if kernels.attention_usable(heads) and kernels.usable(query, key, value, cosine, sine):
         return _RotaryAttention.apply(query, key, value, cosine, sine, setting)
