@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--ways", default=",".join(GAINS), help="ways of dealing ranks")
     parser.add_argument("--cases", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="the first case, for several processes beside each other")
     parser.add_argument("--trial-seeds", type=int, default=3, help="seeds of the finalists of a recommendation")
     parser.add_argument("--candidates", default="lora,bottleneck,lora&bottleneck,prompt", help="of `methods`")
     parser.add_argument("--test-rows", type=int, default=2000)
@@ -104,7 +105,7 @@ def patterns(config: RunConfig, folder: Path) -> Iterator[tuple[str, Path]]:
 
 def methods(arguments: argparse.Namespace) -> None:
     """Recommendations against everything that could have been recommended."""
-    for number in range(arguments.cases):
+    for number in range(arguments.first, arguments.cases):
         rows = CASE_ROWS[number % len(CASE_ROWS)]
         folder = (arguments.out / f"case-{number}-rows-{rows}").resolve()
         if (folder / CASE).is_file():

@@ -90,6 +90,34 @@ _LORA = (
     ),
     Contender("trl", "TRL + PEFT, as documented (fp32, batch 8)", "trl_sft.py", needs=("trl", "peft"), slow=True),
 )
+NF4 = ("--nf4",)
+_QLORA = (
+    OURS,
+    Contender(
+        "trl-tuned",
+        "TRL + PEFT + bitsandbytes, best tuned (bf16, 2 x 4 by length, eager, warm allocator)",
+        "trl_sft.py",
+        (*BEST, *NF4),
+        ("trl", "peft", "bitsandbytes"),
+        warm=True,
+    ),
+    Contender(
+        "trainer-tuned",
+        "transformers.Trainer + PEFT + bitsandbytes, best tuned (the same settings)",
+        "trainer_causal.py",
+        (*BEST, *NF4),
+        ("transformers", "peft", "bitsandbytes"),
+        warm=True,
+    ),
+    Contender(
+        "trl",
+        "TRL + PEFT + bitsandbytes, as documented (batch 8)",
+        "trl_sft.py",
+        NF4,
+        needs=("trl", "peft", "bitsandbytes"),
+        slow=True,
+    ),
+)
 _FULL = (
     OURS,
     Contender(
@@ -175,6 +203,7 @@ _METHOD = (
 
 CONTENDERS: dict[tuple[str, str], tuple[Contender, ...]] = {
     ("completion", "lora"): _LORA,
+    ("completion", "qlora"): _QLORA,
     ("completion", "full"): _FULL,
     ("completion", "method"): _METHOD,
     ("classification", "lora"): _CLASSES,

@@ -21,7 +21,8 @@ class Job:
         title: As the table calls it.
         kind: What the rows are.
         model: Path of the model, as in a recipe.
-        method: ``lora`` on the matrices that ``targets`` name, ``full``, or ``method``: see ``adapter``, ``peft``.
+        method: ``lora`` on the matrices that ``targets`` name; ``qlora``, the same on a base of 4 bits (NF4, double
+            constants); ``full``; or ``method``: see ``adapter``, ``peft``.
         learning_rate: The same for all.
         targets: As PEFT names them.
         rank: Of LoRA.
@@ -39,7 +40,7 @@ class Job:
     title: str
     kind: Kind
     model: str
-    method: Literal["lora", "full", "method"]
+    method: Literal["lora", "qlora", "full", "method"]
     learning_rate: float
     targets: str | tuple[str, ...] = "all-linear"
     rank: int = 16
@@ -68,6 +69,7 @@ _JOBS = (
         2e-4,
         targets=("q_proj", "k_proj", "v_proj", "up_proj", "down_proj"),
     ),
+    Job("qlora", "LoRA on every linear map of SmolLM2 in 4 bits", "completion", SMOLLM2, "qlora", 2e-4),
     Job("full", "Full tuning of SmolLM2", "completion", SMOLLM2, "full", 2e-5),
     Job(
         "classify-lora",

@@ -24,8 +24,8 @@ def command(
     job: Annotated[
         str,
         typer.Option(
-            help="`lora`, `lora-adapterhub`, `full`, `classify-lora`, `classify-full`; `method-NAME` for one method "
-            "beside the same one of PEFT; or `methods` for all of these in turn."
+            help="`lora`, `qlora`, `lora-adapterhub`, `full`, `classify-lora`, `classify-full`; `method-NAME` for one "
+            "method beside the same one of PEFT; or `methods` for all of these in turn."
         ),
     ] = "lora",
     peers: Annotated[

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from measure import Row, Watch, held_out_classes, held_out_loss, read_job, read_rows
-from transformers import TrainerCallback
+from transformers import BitsAndBytesConfig, TrainerCallback
 
 Score = Callable[[Callable[[torch.Tensor], torch.Tensor], Sequence[Row]], dict[str, float]]
 SCORES: dict[str, Score] = {"completion": held_out_loss, "classification": held_out_classes}
@@ -53,6 +53,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--micro-batch", type=int, default=0, help="rows of a forward pass; all of an update without it")
     made.add_argument("--by-length", action="store_true", help="rows of like length together")
     made.add_argument("--attention", default=None)
+    made.add_argument("--nf4", action="store_true", help="linear maps in 4 bits")
     made.add_argument("--compile", action="store_true")
     return made
 
@@ -86,6 +87,11 @@ def shared(arguments: argparse.Namespace, job: dict[str, Any], name: str) -> dic
 
 def load(auto: Any, arguments: argparse.Namespace, **more: Any) -> Any:
     """The job's model in the wanted number format."""
+    if arguments.nf4:
+        values = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        more["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16, **values
+        )
     if arguments.attention:
         more["attn_implementation"] = arguments.attention
     return auto.from_pretrained(arguments.folder / "model", dtype=getattr(torch, arguments.dtype), **more)
