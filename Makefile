@@ -6,6 +6,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 WITH   := -c constraints.txt
 PEERS  ?= peers adapters llamafactory litgpt
 JOB    ?= lora
+# Tests use one thread each, and files of tests go to as many processes as there are cores.
+EACH   ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo sentiment test test-fast check soak bench format docs clean
@@ -20,10 +22,10 @@ sentiment: $(VENV)/.demo ## The sentiment experiment from nothing: seven models,
 	SENTIMENT=$(SENTIMENT) $(BIN)/python recipes/sentiment/run.py $(RECIPES)
 
 test: $(VENV)/.dev $(VENV)/.demo ## Install and run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(EACH)
 
 test-fast: $(VENV)/.dev ## The tests without the ones that use a real model
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(EACH)
 
 check: $(VENV)/.dev ## Lint, types and the architecture, in under a minute
 	$(BIN)/ruff check src tests tools bench recipes

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a process of tests; PyTorch reads this when it is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from burnish.train import run
