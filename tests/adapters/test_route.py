@@ -70,6 +70,17 @@ def hybrid(name: str = "llama") -> tuple[PreTrainedModel, Attached]:
 LAYOUTS = {"packed": packed, "padded": padded}
 
 
+def check_rows_as_alone(model: PreTrainedModel, layout: str, tasks: tuple[str | None, ...]) -> list[Tensor]:
+    """Hold each row of a mixed batch against itself in a pack of its own; what the rows have in the batch.
+
+    Packed, so that every row stands right behind its own prompts.
+    """
+    mixed = rows_of(hidden_states(model, LAYOUTS[layout](ROWS, tasks=tasks)), layout)
+    for row, task, found in zip(ROWS, tasks, mixed, strict=True):
+        torch.testing.assert_close(found, hidden_states(model, packed([row], tasks=(task,)))[0], atol=1e-5, rtol=1e-5)
+    return mixed
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["llama", "bert", "gpt2"])
 def test_each_row_of_a_mixed_batch_is_computed_as_alone(name: str, layout: str) -> None:
@@ -226,10 +237,7 @@ def test_prefixes_of_tasks_in_one_batch(name: str, layout: str) -> None:
     attached = attach(model, configs)
     randomize(attached.trainable(), 3)
     with torch.no_grad():
-        mixed = rows_of(hidden_states(model, LAYOUTS[layout](ROWS, tasks=TASKS)), layout)
-        for row, task, found in zip(ROWS, TASKS, mixed, strict=True):
-            alone = hidden_states(model, packed([row], tasks=(task,)))[0]
-            torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+        mixed = check_rows_as_alone(model, layout, TASKS)
         without = hidden_states(model, packed([ROWS[0]], tasks=(None,)))[0]
         assert not torch.allclose(mixed[0], without, atol=1e-3)
     model.train()
@@ -307,9 +315,6 @@ def test_every_kind_of_adapter_for_some_rows(name: str, layout: str, config: Met
     randomize(attached.trainable(), 3)
     tasks = ("a", None, None, "a")
     with torch.no_grad():
-        mixed = rows_of(hidden_states(model, LAYOUTS[layout](ROWS, tasks=tasks)), layout)
-        for row, task, found in zip(ROWS, tasks, mixed, strict=True):
-            alone = hidden_states(model, packed([row], tasks=(task,)))[0]
-            torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+        mixed = check_rows_as_alone(model, layout, tasks)
         base = hidden_states(model, packed([ROWS[0]], tasks=(None,)))[0]
         assert not torch.allclose(mixed[0], base, atol=1e-3)

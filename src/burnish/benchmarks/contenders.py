@@ -90,14 +90,13 @@ _LORA = (
     ),
     Contender("trl", "TRL + PEFT, as documented (fp32, batch 8)", "trl_sft.py", needs=("trl", "peft"), slow=True),
 )
-NF4 = ("--nf4",)
 _QLORA = (
     OURS,
     Contender(
         "trl-tuned",
         "TRL + PEFT + bitsandbytes, best tuned (bf16, 2 x 4 by length, eager, warm allocator)",
         "trl_sft.py",
-        (*BEST, *NF4),
+        BEST,
         ("trl", "peft", "bitsandbytes"),
         warm=True,
     ),
@@ -105,7 +104,7 @@ _QLORA = (
         "trainer-tuned",
         "transformers.Trainer + PEFT + bitsandbytes, best tuned (the same settings)",
         "trainer_causal.py",
-        (*BEST, *NF4),
+        BEST,
         ("transformers", "peft", "bitsandbytes"),
         warm=True,
     ),
@@ -113,7 +112,6 @@ _QLORA = (
         "trl",
         "TRL + PEFT + bitsandbytes, as documented (batch 8)",
         "trl_sft.py",
-        NF4,
         needs=("trl", "peft", "bitsandbytes"),
         slow=True,
     ),
@@ -203,7 +201,6 @@ _METHOD = (
 
 CONTENDERS: dict[tuple[str, str], tuple[Contender, ...]] = {
     ("completion", "lora"): _LORA,
-    ("completion", "qlora"): _QLORA,
     ("completion", "full"): _FULL,
     ("completion", "method"): _METHOD,
     ("classification", "lora"): _CLASSES,
@@ -213,4 +210,4 @@ CONTENDERS: dict[tuple[str, str], tuple[Contender, ...]] = {
 
 def contenders_of(job: Job) -> tuple[Contender, ...]:
     """Who takes part in a job, in the order of a round; Burnish first."""
-    return CONTENDERS[job.kind, job.method]
+    return _QLORA if job.nf4 else CONTENDERS[job.kind, job.method]

@@ -21,8 +21,7 @@ class Job:
         title: As the table calls it.
         kind: What the rows are.
         model: Path of the model, as in a recipe.
-        method: ``lora`` on the matrices that ``targets`` name; ``qlora``, the same on a base of 4 bits (NF4, double
-            constants); ``full``; or ``method``: see ``adapter``, ``peft``.
+        method: ``lora`` on the matrices that ``targets`` name, ``full``, or ``method``: see ``adapter``, ``peft``.
         learning_rate: The same for all.
         targets: As PEFT names them.
         rank: Of LoRA.
@@ -34,13 +33,14 @@ class Job:
         held_out: Rows to score at the end, if the command does not say.
         adapter: Burnish's `adapter` section, where the method is neither of the two.
         peft: The same for PEFT: the name of its configuration class as ``class``, and its arguments.
+        nf4: Whether the linear maps of the base lie in 4 bits (NF4, double constants).
     """
 
     name: str
     title: str
     kind: Kind
     model: str
-    method: Literal["lora", "qlora", "full", "method"]
+    method: Literal["lora", "full", "method"]
     learning_rate: float
     targets: str | tuple[str, ...] = "all-linear"
     rank: int = 16
@@ -52,6 +52,7 @@ class Job:
     held_out: int = 32
     adapter: Mapping[str, Any] = field(default_factory=dict)
     peft: Mapping[str, Any] = field(default_factory=dict)
+    nf4: bool = False
 
     def settings(self) -> dict[str, Any]:
         """For ``job.json``."""
@@ -69,7 +70,7 @@ _JOBS = (
         2e-4,
         targets=("q_proj", "k_proj", "v_proj", "up_proj", "down_proj"),
     ),
-    Job("qlora", "LoRA on every linear map of SmolLM2 in 4 bits", "completion", SMOLLM2, "qlora", 2e-4),
+    Job("qlora", "LoRA on every linear map of SmolLM2 in 4 bits", "completion", SMOLLM2, "lora", 2e-4, nf4=True),
     Job("full", "Full tuning of SmolLM2", "completion", SMOLLM2, "full", 2e-5),
     Job(
         "classify-lora",

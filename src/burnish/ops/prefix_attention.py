@@ -70,7 +70,7 @@ def row_prefixes(
 ) -> tuple[Tensor, Tensor]:
     """Keys and values [B, K, P' + T, E] of padded rows, prefixes in front.
 
-    P' is the longest that a row begins with; what stands before a shorter one is not to be seen (``places_shown``).
+    P' is the longest that a row begins with; what stands before a shorter one is not to be seen (``shown_by_row``).
     """
     fronts = [p.to(key.dtype) for p in (prefix_key, prefix_value)]
     if chosen is None:
@@ -89,7 +89,7 @@ def shown_prefix(mask: Tensor | None, count: int) -> Tensor | None:
 
 
 def shown_by_row(mask: Tensor, chosen: Chosen) -> Tensor:
-    """A mask [B or 1, ..., T, S] grown by P' columns, of which the queries of each row see its own keys."""
+    """A mask [B or 1, H or 1, T, S] grown by P' columns, of which the queries of each row see its own keys."""
     _, shown = _row_places(chosen, mask.device)
     front = shown[:, None, None, :]
     if mask.dtype != torch.bool:

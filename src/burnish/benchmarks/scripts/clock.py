@@ -53,7 +53,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--micro-batch", type=int, default=0, help="rows of a forward pass; all of an update without it")
     made.add_argument("--by-length", action="store_true", help="rows of like length together")
     made.add_argument("--attention", default=None)
-    made.add_argument("--nf4", action="store_true", help="linear maps in 4 bits")
     made.add_argument("--compile", action="store_true")
     return made
 
@@ -86,8 +85,8 @@ def shared(arguments: argparse.Namespace, job: dict[str, Any], name: str) -> dic
 
 
 def load(auto: Any, arguments: argparse.Namespace, **more: Any) -> Any:
-    """The job's model in the wanted number format."""
-    if arguments.nf4:
+    """The job's model in the wanted number format, and in 4 bits where the job says so."""
+    if read_job(arguments.folder)["nf4"]:
         values = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
         more["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16, **values

@@ -33,7 +33,7 @@ def recipe(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": "bench",
         "output": str(folder),
-        "model": {"path": str(folder / "model"), "quantization": "nf4" if job["method"] == "qlora" else None},
+        "model": {"path": str(folder / "model"), "quantization": "nf4" if job["nf4"] else None},
         "data": {
             # held-out rows of its own keep all training rows; nothing else may be dropped
             "train": {"path": str(folder / "train.jsonl")},
@@ -42,7 +42,7 @@ def recipe(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
             "duplicates": "keep",
             "on_leak": "warn",
         },
-        "adapter": job.get("adapter") or (lora if job["method"] in ("lora", "qlora") else {"method": "full"}),
+        "adapter": job.get("adapter") or (lora if job["method"] == "lora" else {"method": "full"}),
         "train": {
             "num_epochs": job["epochs"],
             "batch_size": job["batch_size"],

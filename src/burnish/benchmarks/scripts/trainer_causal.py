@@ -21,7 +21,7 @@ def main() -> None:
     arguments = parser(__doc__).parse_args()
     job = read_job(arguments.folder)
     model = load(AutoModelForCausalLM, arguments)
-    if job["method"] in ("lora", "qlora"):
+    if job["method"] == "lora":
         config = LoraConfig(
             r=job["rank"], lora_alpha=job["alpha"], target_modules=job["targets"], task_type="CAUSAL_LM"
         )

@@ -34,7 +34,7 @@ def main() -> None:
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(arguments.folder / "model"),
-        peft_config=lora if job["method"] in ("lora", "qlora") else None,
+        peft_config=lora if job["method"] == "lora" else None,
         callbacks=[clock],
     ).train()
     clock.answer(arguments.folder, versions("trl", "peft", "transformers", "accelerate"))
