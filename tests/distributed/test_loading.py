@@ -20,7 +20,7 @@ from tests.distributed.common import ROOT, spawn
 from tests.support.caches import own_cache
 from tests.support.recipes import save_tiny, sentiment_rows, write_rows
 
-DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+NEEDS_DEEPSPEED = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_a_process_holds_its_share_where_a_plain_load_goes_over_the_limit(tmp_pa
         assert size / 2 < answer["loading"] < size / 2 + (40 << 20)
 
 
-@pytest.mark.parametrize("engine", ["fsdp2", *(["zero3"] if DEEPSPEED else [])])
+@pytest.mark.parametrize("engine", ["fsdp2", pytest.param("zero3", marks=NEEDS_DEEPSPEED)])
 def test_a_process_holds_no_whole_model_while_it_trains(tmp_path: Path, engine: str) -> None:
     """The same model through an update, scoring and a checkpoint, in less than twice its bytes.
 
