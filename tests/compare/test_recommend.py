@@ -29,13 +29,13 @@ def asked(path: Path, *further: str) -> list[str]:
 
 
 def test_the_rule_alone(path: Path, calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """36 training rows are few: prompt tuning, untried. The settings that are written are a recipe's."""
+    """36 training rows are few, but the model is small: LoRA with bottlenecks, untried, as a recipe's settings."""
     assert call(asked(path, "--no-trials")) == 0
     shown = capsys.readouterr().out
-    assert "says `prompt`" in shown and "rests on the rule alone" in shown and "arXiv:2104.08691" in shown
+    assert "says `lora&bottleneck`" in shown and "rests on the rule alone" in shown and "arXiv:2110.07577" in shown
     assert not calls
     config = load_recipe(path, [f"@{path.parent / 'out/recommended.yaml'}"])
-    assert config.adapters[0].method == "prompt" and config.train.learning_rate is None
+    assert [one.method for one in config.adapters] == ["lora", "bottleneck"] and config.train.learning_rate is None
     assert call(asked(path, "--no-trials", "--latency", "--json")) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["prior"]["rule"]["method"] == "lora" and told["trials"]["rests_on"] == "rule"
@@ -52,9 +52,10 @@ def test_the_trials_are_run_once_on_validation_rows_alone(
     told = json.loads(capsys.readouterr().out)
     assert [mode for mode, _ in calls] == ["stretch"] * len(calls)
     names = [name for _, name in calls]
-    assert names[:3] == ["prompt-seed0", "lora-seed0", "lora-rank-99-seed0"] and names.count("lora-rank-99-seed0") == 1
+    assert names[:3] == ["lora-bottleneck-seed0", "lora-seed0", "lora-rank-99-seed0"]
+    assert names.count("lora-rank-99-seed0") == 1
     ended = [one["label"] for one in told["trials"]["candidates"] if one["finalist"]]
-    assert "prompt" in ended and len(ended) == 2 and len(calls) == 4 + 4
+    assert "lora&bottleneck" in ended and len(ended) == 2 and len(calls) == 4 + 4
     failed = next(one for one in told["trials"]["candidates"] if one["label"] == "lora+rank=99")
     assert "rank 99 is above" in failed["why_not"]
     assert told["trials"]["split"] == "validation" and told["trials"]["rows"] == 12
@@ -68,7 +69,8 @@ def test_the_trials_are_run_once_on_validation_rows_alone(
     assert [name for _, name in calls] == ["lora-rank-99-seed0"]  # what was refused is tried again
     assert call(arguments[:-1]) == 0
     shown = capsys.readouterr()
-    assert "The rule says prompt" in shown.out and "validation rows" in shown.out and "says `prompt`" in shown.err
+    assert "The rule says lora&bottleneck" in shown.out and "validation rows" in shown.out
+    assert "says `lora&bottleneck`" in shown.err
 
 
 def test_an_interrupted_race_says_that_it_is_one(
@@ -92,7 +94,8 @@ def test_an_interrupted_race_says_that_it_is_one(
     capsys.readouterr()
     assert call(arguments) == 0
     assert json.loads(capsys.readouterr().out)["trials"]["kind"] in ("confirmed", "overturned", "undecided")
-    assert [name for _, name in calls] == ["prompt-seed0", "lora-seed0", *["prompt-seed1"] * 2, "lora-seed1"]
+    both = "lora-bottleneck"
+    assert [name for _, name in calls] == [f"{both}-seed0", "lora-seed0", *[f"{both}-seed1"] * 2, "lora-seed1"]
 
 
 def test_a_budget_shortens_the_trials(
