@@ -76,11 +76,11 @@ def _path(compiler: tuple[str, ...]) -> Path:
             digest.update(source.read_bytes())
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=_TIMEOUT).stdout
     digest.update(version + repr((compiler, FLAGS, torch.__version__, platform.machine())).encode())
-    digest.update(_processor())
+    digest.update(processor())
     return cache_folder() / "native" / f"kernels-{digest.hexdigest()[:20]}.so"
 
 
-def _processor() -> bytes:
+def processor() -> bytes:
     """What tells processors apart that run different instructions."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from burnish.core.errors import UserError
 from burnish.models.anatomy import layers
+from burnish.train.distributed.compiled import compile_sums
 from burnish.train.distributed.config import DistributedConfig
 from burnish.train.distributed.engine import Engine, Keeps, Named, Whole, always, broadcast_, kept
 from burnish.train.distributed.flat import FLAT, Flat
@@ -297,6 +298,8 @@ def imported(group: Group) -> Any:
             where="distributed.engine",
             fix="pip install 'burnish[distributed]', or use `distributed.engine=fsdp2`",
         ) from error
+    if not torch.cuda.is_available():
+        compile_sums(deepspeed)
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend="gloo" if not torch.cuda.is_available() else "nccl", verbose=False)
     return deepspeed
