@@ -19,7 +19,7 @@ from burnish.train.loop import backward, count_units, to_device
 from burnish.train.run import make_job
 from burnish.train.score import Scorer
 from burnish.train.setup import set_up
-from tests.support.recipes import recipe
+from tests.support.recipes import LABELS, recipe
 
 # of the tiny llama: two layers with four square maps of attention and three of the inner width 64
 MAPS = 2 * (4 * 32 * 32 + 3 * 32 * 64)
@@ -119,3 +119,10 @@ def test_the_time_has_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     without = calibrate(config_of(tmp_path), seconds=2)
     assert not any("retention" in name for name in without.parts)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_time_counts_the_intervals_of_classes(tmp_path: Path) -> None:
+    """Drawn again two thousand times for base, tuned and their difference, also where only a few rows were scored."""
+    choices = {"evaluate": {"choices": list(LABELS), "samples": 0}}
+    assert calibrate(config_of(tmp_path, **choices), seconds=1).parts["intervals"] > 0
+    assert "intervals" not in calibrate(config_of(tmp_path), seconds=1).parts

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import psutil
 from burnish.checkpoint.optimizer import state_tensors
 from burnish.checkpoint.store import Checkpoint, CheckpointStore
 from burnish.core.events import Event, Stage
+from burnish.evaluate.loss import RowLosses
 from burnish.evaluate.retention.score import listen
-from burnish.evaluate.run import Split
+from burnish.evaluate.run import Evaluation, Split, compare
 from burnish.forecast.finding import Foresight
 from burnish.forecast.sketch import Sketch, sketched
 from burnish.forecast.work import operations, places, work_of
@@ -121,7 +122,8 @@ def calibrate(
     rehearse(job)
     rehearsal, fresh = time.perf_counter() - began, fresh_process_seconds()
     sketch = sketched(setup.config, setup.prepared)
-    evaluations = _evaluations(scorer, seconds / 4)
+    evaluations, scored = _evaluations(scorer, seconds / 4)
+    fresh_samples = _sample_seconds(scorer)  # the untouched model writes other answers than one that was trained
     fixed, each = _updates(job, setup.task_updates, sketch, seconds - (time.perf_counter() - began))
     spent = time.perf_counter() - began
     used = joules()
@@ -129,7 +131,9 @@ def calibrate(
     training = fixed * work.updates + each * work.operations
     parts = {"starting": started, "reading and loading": loading, "rehearsal": rehearsal, "updates": training}
     parts |= _around(setup, scorer, evaluations) | retention_seconds(setup, scorer) | saving_seconds(job, setup)
-    parts |= {"reading back": fresh + weights}
+    if fresh_samples:
+        parts["samples"] = fresh_samples + _sample_seconds(scorer)
+    parts |= {"reading back": fresh + weights} | interval_seconds(scorer, scored)
     watts = (used - energy) / spent if used is not None and energy is not None else None
     total = sum(parts.values())
     return TimePlan(parts, work.updates, training / work.updates, spent, watts and watts * total, price)
@@ -169,18 +173,18 @@ def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return 0.0, float(y.sum() / x.sum())
 
 
-def _evaluations(scorer: Scorer, seconds: float) -> float:
-    """Seconds that a place of an evaluation takes, from as many rows as the time allows."""
+def _evaluations(scorer: Scorer, seconds: float) -> tuple[float, Evaluation]:
+    """Seconds that a place of an evaluation takes, from as many rows as the time allows; and the last evaluation."""
     whole, config = scorer.validation_split, scorer.setup.config.evaluate
     scorer.setup.loaded.model.eval()
     count, spent, tokens = min(len(whole.table), 16), 0.0, 1
     while True:
         part = Split.make(whole.name, whole.table.head(count), list(whole.examples[:count]), config, scorer.renderer)
         began = time.perf_counter()
-        scorer._evaluate(part, quiet=True)
+        scored = scorer._evaluate(part, quiet=True)
         spent, tokens = time.perf_counter() - began, max(1, part.table.n_tokens)
         if count == len(whole.table) or spent * 4 > seconds:
-            return spent / tokens
+            return spent / tokens, scored
         count = min(len(whole.table), 4 * count)
 
 
@@ -188,12 +192,37 @@ def _around(setup: Setup, scorer: Scorer, each: float) -> dict[str, float]:
     """Seconds of everything but the updates."""
     held_out, validation = scorer.held_out.table.n_tokens, scorer.validation_split.table.n_tokens
     between = evaluations_of(setup)
-    found = {"scoring base and tuned": 2 * each * held_out, "validation": between * each * validation}
-    if setup.config.evaluate.samples and setup.loaded.classifier is None:
-        began = time.perf_counter()
-        scorer.samples()
-        found["samples"] = 2 * (time.perf_counter() - began)
-    return found
+    return {"scoring base and tuned": 2 * each * held_out, "validation": between * each * validation}
+
+
+def _sample_seconds(scorer: Scorer) -> float:
+    """Seconds of writing answers to a few rows with the model as it is; 0 where a run writes none."""
+    if not scorer.setup.config.evaluate.samples or scorer.setup.loaded.classifier is not None:
+        return 0.0
+    began = time.perf_counter()
+    scorer.samples()
+    return time.perf_counter() - began
+
+
+def interval_seconds(scorer: Scorer, scored: Evaluation) -> dict[str, float]:
+    """Seconds of the intervals of base, tuned and their difference, which rows and classes decide.
+
+    Rows that were scored stand for all: they are repeated until there are as many as the run has.
+
+    Args:
+        scorer: Of the run.
+        scored: Some of its rows.
+    """
+    if not scored.classified:
+        return {}
+    chosen = np.arange(scorer.held_out.questions) % len(scored.scores)
+    losses = RowLosses(scored.losses.totals[chosen], scored.losses.counts[chosen])
+    many = replace(scored, losses=losses, scores=scored.scores[chosen], truth=scored.truth[chosen])
+    began = time.perf_counter()
+    many.to_json()
+    one = time.perf_counter()
+    compare(many, many)
+    return {"intervals": 2 * (one - began) + time.perf_counter() - one}
 
 
 def retention_seconds(setup: Setup, scorer: Scorer) -> dict[str, float]:
