@@ -88,8 +88,9 @@ def _called(host: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
 @method(
     "norm",
     NormConfig,
-    learning_rate=1e-3,
-    reason="norm tuning moves few numbers that start at one, so it takes a larger rate than matrices do",
+    learning_rate=3e-3,
+    reason="norm tuning moves few numbers that start at one, so it takes a larger rate than matrices do: on 300 tweets "
+    "SmolLM2 reached macro-F1 0.47 with it, 0.40 with 1e-3",
 )
 def norm(model: PreTrainedModel, config: NormConfig, seed: int) -> Parts:
     """A factor, and where there is a bias a vector, at every chosen norm.
