@@ -6,10 +6,11 @@
     python bench/beside.py show
 
 Burnish trains as `burnish run` does. The other side is a plain loop around the library's model (`beside_loop.py`): the
-same rows in the same order and padded, the same head with the same first values, AdamW at the learning rate that
-Burnish had in each update, the same clipping, bf16 autocast, and the checkpoint that was best on the same validation
-rows at the same updates. Each keeps its own default initialisation, dropout draws and kernels. Qualities are compared
-on the same test rows, paired by seed and by row, as `burnish compare-methods` does it. What is done is not done again.
+same rows in the same order and padded, the same head with the same first values, AdamW at the rates that Burnish had in
+each update for adapter and head, the same clipping, bf16 autocast, and the checkpoint that was best on the same
+validation rows at the same updates. Each keeps its own default initialisation, dropout draws and kernels. Qualities are
+compared on the same test rows, paired by seed and by row, as `burnish compare-methods` does it. What is done is not
+done again.
 """
 
 from __future__ import annotations
@@ -126,9 +127,10 @@ def measure(name: str, seed: int, arguments: argparse.Namespace) -> None:
     if path.is_file():
         return
     config = recipe(TWINS[name].adapter, name, seed, arguments)
-    run.start_run(config, force=True)
     folder = RunFolder(config.folder)
-    job = job_of(TWINS[name], config, folder, recipe({"method": "head"}, name, seed, arguments))
+    if not (folder.path / "evaluation.json").is_file():
+        run.start_run(config, force=True)
+    job = job_of(TWINS[name], config, folder)
     with tempfile.TemporaryDirectory(prefix="burnish-beside-") as place:
         write_json(Path(place) / "job.json", job)
         script = Path(__file__).with_name("beside_loop.py")
@@ -174,9 +176,9 @@ def recipe(adapter: dict[str, Any], name: str, seed: int, arguments: argparse.Na
     )
 
 
-def job_of(twin: Twin, config: RunConfig, folder: RunFolder, head_alone: RunConfig) -> dict[str, Any]:
-    """What the other side is given; head and order of a run that trains the head alone are those of every method."""
-    setup = set_up(head_alone)
+def job_of(twin: Twin, config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+    """What the other side is given."""
+    setup = set_up(config)
     head = setup.loaded.classifier
     assert head is not None and head.bias is not None and head.pooling == "mean"
     logged = [line for line in read_lines(folder.path / "metrics.jsonl") if line["kind"] == "train"]
@@ -190,6 +192,7 @@ def job_of(twin: Twin, config: RunConfig, folder: RunFolder, head_alone: RunConf
         "seed": config.seed,
         "labels": list(head.labels),
         "head": {"weight": head.weight.tolist(), "bias": head.bias.tolist(), "dropout": head.dropout},
+        "head_rate_scale": setup.stages.scales().get("classifier.weight", (1.0,))[0],
         "rates": [line["learning_rate"] for line in logged],
         "order": [setup.task_updates.rows(step).tolist() for step in range(len(logged))],
         "max_grad_norm": config.train.max_grad_norm or float("inf"),

@@ -42,17 +42,22 @@ class Loop:
             self.head.weight.copy_(torch.tensor(head["weight"]))
             self.head.bias.copy_(torch.tensor(head["bias"]))
         self.dropout = nn.Dropout(head["dropout"])
-        self.trained = [p for m in (self.model, self.head) for p in m.parameters() if p.requires_grad]
+        adapter = [p for p in self.model.parameters() if p.requires_grad]
+        self.trained = [*adapter, *self.head.parameters()]
+        self.groups: list[dict[str, Any]] = [
+            {"params": adapter, "scale": 1.0},
+            {"params": list(self.head.parameters()), "scale": job["head_rate_scale"]},
+        ]
 
     def train(self) -> list[int]:
         """Classes of the test rows, by the checkpoint that was best on the validation rows."""
         job, best, kept = self.job, -1.0, list[Tensor]()
-        optimizer = torch.optim.AdamW(self.trained, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(self.groups, weight_decay=0.0)
         for step, (rate, rows) in enumerate(zip(job["rates"], job["order"], strict=True)):
             self.model.train()
             self.dropout.train()
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["scale"]
             labels = torch.tensor([job["train"]["labels"][r] for r in rows])
             loss = nn.functional.cross_entropy(self._logits([job["train"]["ids"][r] for r in rows]), labels)
             loss.backward()
