@@ -128,7 +128,7 @@ def measure(name: str, seed: int, arguments: argparse.Namespace) -> None:
         return
     config = recipe(TWINS[name].adapter, name, seed, arguments)
     folder = RunFolder(config.folder)
-    if not (folder.path / "evaluation.json").is_file():
+    if not (folder.path / "predictions.jsonl").is_file():
         run.start_run(config, force=True)
     job = job_of(TWINS[name], config, folder)
     with tempfile.TemporaryDirectory(prefix="burnish-beside-") as place:
