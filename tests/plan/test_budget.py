@@ -15,6 +15,7 @@ from burnish.adapters.attach import attach
 from burnish.adapters.base import METHODS, Parts
 from burnish.adapters.full import FullConfig
 from burnish.adapters.lora import LoraConfig
+from burnish.adapters.vera import VeraConfig
 from burnish.core.errors import UserError
 from burnish.models.config import ModelConfig
 from burnish.models.load import load
@@ -88,6 +89,10 @@ def test_the_setting_that_sizes_a_method_is_found(model: PreTrainedModel) -> Non
     length = size_of(LengthConfig(), model, 10_000)
     assert length is not None and (length.each, length.most, length.capped) == (32, 20, True)
     assert size_of(FullConfig(), model, 10_000) is None
+    shared = size_of(
+        VeraConfig(), model, 1_000_000
+    )  # frozen numbers grow with the rank
+    assert shared is not None and (shared.setting, shared.most, shared.capped) == ("rank", 1024, True)
 
 
 def test_three_methods_meet_any_budget_they_can_reach(model: PreTrainedModel) -> None:

@@ -341,6 +341,7 @@ class Method:
             are saved in Burnish's own.
         unsaid: Fields of the configuration that ``peft``'s has no word for.
         resolve: Fills in what a configuration leaves to the tokenizer; called once, before ``build``.
+        largest: What sizes it, at most, where a budget of parameters says: beyond it the cost grows and not the gain.
     """
 
     name: str
@@ -361,6 +362,7 @@ class Method:
     fits_peft: Callable[[MethodConfig, tuple[Placed, ...]], bool] | None = None
     unsaid: tuple[str, ...] = ()
     resolve: Resolve | None = None
+    largest: int | None = None
 
 
 METHODS: Registry[Method] = Registry("adapter method")

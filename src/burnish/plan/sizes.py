@@ -129,7 +129,7 @@ class Size:
         each: Parameters that one more costs.
         least: Smallest value.
         most: Largest value of interest: the first that uses the whole budget up, or the last that is not refused.
-        capped: Whether the method refuses more on this model.
+        capped: Whether the method takes no more on this model.
     """
 
     config: MethodConfig
@@ -202,7 +202,9 @@ def _measured(config: MethodConfig, name: str, model: PreTrainedModel, budget: i
     each = (costs[1] - costs[0]) // least
     fixed = costs[0] - each * least
     wanted = max(least, -((fixed - budget) // each))  # the first value that costs the budget or more
-    allowed = min(wanted, _room(model, longest)) if name == IN_ROWS else wanted
+    allowed = min(wanted, METHODS[config.method].largest or wanted)
+    if name == IN_ROWS:
+        allowed = min(allowed, _room(model, longest))
     most = _most(config, name, model, least, max(least, allowed))
     return Size(config, name, fixed, each, least, most, capped=most < wanted)
 
