@@ -88,7 +88,8 @@ TWINS: Mapping[str, Twin] = {
     "prompt": Twin({"method": "prompt", **VIRTUAL}, "PromptTuningConfig", VIRTUAL),
     "p-tuning": Twin({"method": "p-tuning", **VIRTUAL}, "PromptEncoderConfig", VIRTUAL),
     "prefix": Twin({"method": "prefix", **VIRTUAL}, "PrefixTuningConfig", VIRTUAL),
-    "bottleneck": _bottleneck("SeqBnConfig", {}),
+    "bottleneck": _bottleneck("SeqBnConfig", {"original_ln_before": False}),
+    "bottleneck-after-norm": _bottleneck("SeqBnConfig", {}, form="after-norm"),
     "bottleneck-both": _bottleneck("DoubleSeqBnConfig", {}, placement="both"),
     "bottleneck-parallel": _bottleneck("ParBnConfig", {"scaling": 4.0}, form="parallel", scale=4.0),
     "prefix-adapterhub": Twin(

@@ -87,6 +87,15 @@ ADAPTERHUB: list[tuple[str, dict[str, Any], int, list[float]]] = [
          0.5407667206],
     ),
     (
+        "bert", {"form": "after-norm"}, 8,
+        [0.2450915583, 0.2251592657, 0.2393897331, 0.0583880616, 0.1100826653, 0.275168, 0.4787794641, 0.3109471222],
+    ),
+    (
+        "bert", {"form": "after-norm", "placement": "both"}, 16,
+        [0.2504902887, 0.1613928858, 0.2601659566, 0.0668636003, 0.1234224553, 0.2745224762, 0.4977091084,
+         0.3338574746],
+    ),
+    (
         "llama", HOULSBY, 24,
         [-0.2647504627, -0.3025719388, -0.2642921481, -0.1653239043, -0.0311301603, 0.0882686262, 0.1243870688,
          0.0450849361],
@@ -115,7 +124,8 @@ def test_as_adapterhub(kind: str, options: dict[str, Any], count: int, expected:
 
     Its configurations: `BnConfig` as for Houlsby et al. (`original_ln_before=False, residual_before_ln=True`) with
     `mh_adapter`, for T5 `cross_adapter` too, `ln_before`, `scaling=2`; the same without `mh_adapter` and with
-    `scaling="learned"`; `ParBnConfig(scaling=4)`. Its T5 takes the softmax in fp32, which is 1e-8 here.
+    `scaling="learned"`; `ParBnConfig(scaling=4)`; as for Pfeiffer et al., with `original_ln_before=True` too, without
+    and with `mh_adapter`. Its T5 takes the softmax in fp32, which is 1e-8 here.
     """
     model = small(kind)
     attached = attach(model, BottleneckConfig(reduction_factor=4, **options))
@@ -267,6 +277,37 @@ def test_parallel_knows_every_architecture(name: str) -> None:
                 with attached.use(attached.name):
                     assert not torch.allclose(model(**ids, use_cache=False).logits, base, atol=1e-4), item.site.name
                 item.adapter.get_parameter("up_bias").copy_(before)
+
+
+@pytest.mark.parametrize("placement", ["feed-forward", "both"])
+def test_behind_the_norm_starts_at_the_base_and_trains_packed_as_padded(placement: Any) -> None:
+    """To the bit at the start; hidden states of two packed rows are those of each alone, with fused layers around it,
+    which leave such layers to the model's own code; every adapter is reached by a gradient."""
+    model, inputs = tiny("bert"), tiny_inputs("bert")
+    base = logits(tiny("bert"), inputs)
+    attached = attach(model, BottleneckConfig(form="after-norm", placement=placement))
+    assert torch.equal(logits(model, inputs), base)
+    randomize(attached.trainable())
+    assert not torch.allclose(logits(model, inputs), base, atol=1e-3)
+    rows = [torch.tensor([3, 7, 1, 12, 5]), torch.tensor([9, 2, 4])]
+    pack = {
+        "input_ids": torch.cat(rows)[None],
+        "position_ids": torch.cat([torch.arange(5), torch.arange(3)])[None],
+        "segment_lengths": (5, 3),
+    }
+    fuse(model)
+    packed = hidden_states(model, pack)[0]
+    alone = torch.cat([hidden_states(model, {"input_ids": row[None]})[0] for row in rows])
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
+    packed.pow(2).sum().backward()
+    assert attached.without_gradient() == []
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
+def test_models_that_norm_first_have_no_norm_to_read_behind(name: str) -> None:
+    with pytest.raises(UserError, match="no norm behind their residual") as caught:
+        attach(tiny(name), BottleneckConfig(form="after-norm"))
+    assert "form=sequential" in caught.value.fix
 
 
 def sorted_sites(attached: Attached) -> list[Any]:

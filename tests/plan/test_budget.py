@@ -89,9 +89,7 @@ def test_the_setting_that_sizes_a_method_is_found(model: PreTrainedModel) -> Non
     length = size_of(LengthConfig(), model, 10_000)
     assert length is not None and (length.each, length.most, length.capped) == (32, 20, True)
     assert size_of(FullConfig(), model, 10_000) is None
-    shared = size_of(
-        VeraConfig(), model, 1_000_000
-    )  # frozen numbers grow with the rank
+    shared = size_of(VeraConfig(), model, 1_000_000)  # frozen numbers grow with the rank
     assert shared is not None and (shared.setting, shared.most, shared.capped) == ("rank", 1024, True)
 
 

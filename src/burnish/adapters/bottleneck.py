@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -28,7 +29,7 @@ from burnish.adapters.base import (
 from burnish.adapters.layers import LayerTarget, in_layers
 from burnish.core.errors import UserError
 from burnish.models.anatomy import ANATOMY, Site, sites
-from burnish.models.sublayers import Part, sublayers
+from burnish.models.sublayers import RESIDUAL, Part, sublayers
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -55,8 +56,11 @@ class BottleneckConfig(MethodConfig):
     placement: Literal["feed-forward", "attention", "both"] = "feed-forward"
     """Behind which sublayers: the feed-forward only (Pfeiffer et al., 2020), the attentions only, or `both` (Houlsby et
     al., 2019)."""
-    form: Literal["sequential", "parallel"] = "sequential"
-    """`sequential` reads what the sublayer returns; `parallel` reads what goes into it (He et al., 2022)."""
+    form: Literal["sequential", "parallel", "after-norm"] = "sequential"
+    """`sequential` reads what the sublayer returns; `parallel` reads what goes into it (He et al., 2022). `after-norm`
+    reads what the norm behind residual and sublayer makes of their sum, adds to that sum, and lets it be normed again
+    (Pfeiffer et al., 2021); of BERT and its relatives only, which norm there. There it learns more than `sequential`
+    and runs on the model's own layers, which takes longer than fused ones."""
     width: int | None = Field(None, ge=1)
     """Width W of the bottleneck: each adapter gets 2 * D * W + W + D new parameters."""
     reduction_factor: float | None = Field(None, ge=1, allow_inf_nan=False)
@@ -150,8 +154,8 @@ class SequentialBottleneck(Bottleneck):
     """``y = h + f(h)`` on the output h of the map that ends a sublayer, before the residual is added (Houlsby et al.,
     2019, section 2.1).
 
-    Deviations: the sublayer's own dropout, where it has one, comes after the adapter; and where Pfeiffer et al. (2020)
-    normalise before the adapter, only their placement is taken over, and ``norm`` gives the adapter a norm of its own.
+    Deviations: the sublayer's own dropout, where it has one, comes after the adapter. ``norm`` gives the adapter a norm
+    of its own; the model's own norm in front of it is ``form: after-norm``.
     """
 
     reads_output_only = True
@@ -184,6 +188,20 @@ class ResidualBottleneck(Bottleneck):
         return args, {**kwargs, "input_tensor": x + self.change(x)}
 
 
+class NormedBottleneck(Bottleneck):
+    """``y = LayerNorm(z + f(LayerNorm(z)))`` on the norm behind a sublayer, z being residual and sublayer added up.
+
+    The best of the placements that Pfeiffer et al. (2021, AdapterFusion, appendix) searched, and their default since.
+    """
+
+    def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Let ``z + f(LayerNorm(z))`` go into the norm."""
+        assert isinstance(host, nn.LayerNorm)
+        z = args[0]
+        normed = F.layer_norm(z, host.normalized_shape, host.weight, host.bias, host.eps)
+        return (z + self.change(normed), *args[1:]), kwargs
+
+
 _PARALLEL: Mapping[str, type[Bottleneck]] = {"around": ParallelBottleneck, "residual": ResidualBottleneck}
 
 
@@ -206,7 +224,7 @@ def bottleneck(model: PreTrainedModel, config: BottleneckConfig, seed: int) -> P
             where="adapter.width",
             fix=f"use a width of at most {hidden}, such as {max(1, hidden // DEFAULT_REDUCTION)}",
         )
-    hosts = _sequential(model, config) if config.form == "sequential" else _parallel(model, config)
+    hosts = _HOSTS[config.form](model, config)
     chosen = {site.name for site in in_layers([site for site, _ in hosts], config.targets)}
     return Parts(
         placed=tuple(
@@ -238,6 +256,23 @@ def _sequential(model: PreTrainedModel, config: BottleneckConfig) -> list[tuple[
 def _parallel(model: PreTrainedModel, config: BottleneckConfig) -> list[tuple[Site, type[Bottleneck]]]:
     found = [s for part in PLACEMENTS[config.placement] for s in sublayers(model, part)]
     return [(s.site, _PARALLEL[s.edge]) for s in found]
+
+
+def _after_norm(model: PreTrainedModel, config: BottleneckConfig) -> list[tuple[Site, type[Bottleneck]]]:
+    if model.config.model_type not in RESIDUAL:
+        raise UserError(
+            f"`{model.config.model_type}` models have no norm behind their residual that an adapter could read",
+            where="adapter.form",
+            fix="use `form=sequential`, which in models that norm first reads what the norm's sublayer returns",
+        )
+    found = [s.site for part in PLACEMENTS[config.placement] for s in sublayers(model, part)]
+    return [
+        (replace(site, name=f"{site.name}.LayerNorm", host=site.host.get_submodule("LayerNorm")), NormedBottleneck)
+        for site in found
+    ]
+
+
+_HOSTS = {"sequential": _sequential, "parallel": _parallel, "after-norm": _after_norm}
 
 
 def _only_patterns(targets: Any) -> bool:
