@@ -59,8 +59,8 @@ class BottleneckConfig(MethodConfig):
     form: Literal["sequential", "parallel", "after-norm"] = "sequential"
     """`sequential` reads what the sublayer returns; `parallel` reads what goes into it (He et al., 2022). `after-norm`
     reads what the norm behind residual and sublayer makes of their sum, adds to that sum, and lets it be normed again
-    (Pfeiffer et al., 2021); of BERT and its relatives only, which norm there. There it learns more than `sequential`
-    and runs on the model's own layers, which takes longer than fused ones."""
+    (Pfeiffer et al., 2021); of BERT and its relatives only, which norm there, and on the model's own layers, which take
+    longer than fused ones."""
     width: int | None = Field(None, ge=1)
     """Width W of the bottleneck: each adapter gets 2 * D * W + W + D new parameters."""
     reduction_factor: float | None = Field(None, ge=1, allow_inf_nan=False)
