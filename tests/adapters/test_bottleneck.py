@@ -279,37 +279,6 @@ def test_parallel_knows_every_architecture(name: str) -> None:
                 item.adapter.get_parameter("up_bias").copy_(before)
 
 
-@pytest.mark.parametrize("placement", ["feed-forward", "both"])
-def test_behind_the_norm_starts_at_the_base_and_trains_packed_as_padded(placement: Any) -> None:
-    """To the bit at the start; hidden states of two packed rows are those of each alone, with fused layers around it,
-    which leave such layers to the model's own code; every adapter is reached by a gradient."""
-    model, inputs = tiny("bert"), tiny_inputs("bert")
-    base = logits(tiny("bert"), inputs)
-    attached = attach(model, BottleneckConfig(form="after-norm", placement=placement))
-    assert torch.equal(logits(model, inputs), base)
-    randomize(attached.trainable())
-    assert not torch.allclose(logits(model, inputs), base, atol=1e-3)
-    rows = [torch.tensor([3, 7, 1, 12, 5]), torch.tensor([9, 2, 4])]
-    pack = {
-        "input_ids": torch.cat(rows)[None],
-        "position_ids": torch.cat([torch.arange(5), torch.arange(3)])[None],
-        "segment_lengths": (5, 3),
-    }
-    fuse(model)
-    packed = hidden_states(model, pack)[0]
-    alone = torch.cat([hidden_states(model, {"input_ids": row[None]})[0] for row in rows])
-    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
-    packed.pow(2).sum().backward()
-    assert attached.without_gradient() == []
-
-
-@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
-def test_models_that_norm_first_have_no_norm_to_read_behind(name: str) -> None:
-    with pytest.raises(UserError, match="no norm behind their residual") as caught:
-        attach(tiny(name), BottleneckConfig(form="after-norm"))
-    assert "form=sequential" in caught.value.fix
-
-
 def sorted_sites(attached: Attached) -> list[Any]:
     return sorted(attached.sites, key=lambda s: (s.layer, s.role))
 

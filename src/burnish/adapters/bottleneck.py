@@ -196,9 +196,8 @@ class NormedBottleneck(Bottleneck):
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Let ``z + f(LayerNorm(z))`` go into the norm."""
-        assert isinstance(host, nn.LayerNorm)
         z = args[0]
-        normed = F.layer_norm(z, host.normalized_shape, host.weight, host.bias, host.eps)
+        normed = type(host).forward(host, z)  # its class's: DeBERTa has a norm of its own
         return (z + self.change(normed), *args[1:]), kwargs
 
 
@@ -261,9 +260,9 @@ def _parallel(model: PreTrainedModel, config: BottleneckConfig) -> list[tuple[Si
 def _after_norm(model: PreTrainedModel, config: BottleneckConfig) -> list[tuple[Site, type[Bottleneck]]]:
     if model.config.model_type not in RESIDUAL:
         raise UserError(
-            f"`{model.config.model_type}` models have no norm behind their residual that an adapter could read",
+            f"no norm behind the residual of a `{model.config.model_type}` model is known that an adapter could read",
             where="adapter.form",
-            fix="use `form=sequential`, which in models that norm first reads what the norm's sublayer returns",
+            fix=f"use `form=sequential`; `after-norm` is for {', '.join(RESIDUAL)}",
         )
     found = [s.site for part in PLACEMENTS[config.placement] for s in sublayers(model, part)]
     return [
