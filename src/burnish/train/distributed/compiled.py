@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,11 @@ def compile_sums(deepspeed: Any) -> None:
     builder = deepspeed.accelerator.get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is None or not deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
         return
-    if FOLDER in os.environ:
-        builder.load()
-        return
     folder = cache_folder() / "native" / f"deepspeed-{_version(deepspeed)}"
-    os.environ[FOLDER] = str(folder)
-    one_at_a_time(folder, builder.load)
+    if os.environ.setdefault(FOLDER, str(folder)) == str(folder):
+        one_at_a_time(folder, builder.load)
+    else:
+        builder.load()
 
 
 def one_at_a_time(folder: Path, compile_: Callable[[], Any]) -> None:
@@ -52,24 +51,27 @@ def one_at_a_time(folder: Path, compile_: Callable[[], Any]) -> None:
         compile_: What to do.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "busy"):
-        for mark in folder.glob(f"*/{MARK}"):
+    with _locked(folder / "busy") as alone:
+        for mark in folder.glob(f"*/{MARK}") if alone else ():
             mark.unlink(missing_ok=True)
         compile_()
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, which is given back when the process ends in whatever way; nothing where there are none."""
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a file's lock, which is given back when the process ends in whatever way; False where there are no locks."""
     try:
         import fcntl
     except ImportError:  # Windows, for which DeepSpeed compiles nothing
-        yield
+        yield False
         return
     with path.open("w", encoding="utf-8") as file:
-        with suppress(OSError):  # a file system without locks
+        try:
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        except OSError:  # a file system without locks
+            yield False
+            return
+        yield True
 
 
 def _version(deepspeed: Any) -> str:
