@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from burnish.core.config import build
+from burnish.evaluate.run import Evaluation, compare
+from burnish.forecast import timing
 from burnish.forecast.held import more_batches
 from burnish.forecast.sketch import Sketch, footprint_of, sketch_of
 from burnish.forecast.timing import calibrate, evaluations_of, saves_of
@@ -121,8 +124,32 @@ def test_the_time_has_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_time_counts_the_intervals_of_classes(tmp_path: Path) -> None:
-    """Drawn again two thousand times for base, tuned and their difference, also where only a few rows were scored."""
-    choices = {"evaluate": {"choices": list(LABELS), "samples": 0}}
-    assert calibrate(config_of(tmp_path, **choices), seconds=1).parts["intervals"] > 0
-    assert "intervals" not in calibrate(config_of(tmp_path), seconds=1).parts
+def test_the_time_counts_the_intervals_of_all_held_out_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 12 rows for testing, where 5 for validation were scored; no classes, no such intervals."""
+    seen: list[int] = []
+
+    def counted(base: Evaluation, tuned: Evaluation) -> dict[str, dict[str, float]]:
+        seen.append(len(base.scores))
+        return compare(base, tuned)
+
+    monkeypatch.setattr(timing, "compare", counted)
+    choices = {"choices": list(LABELS), "samples": 0}
+    split = {"validation": 5, "test": 12}
+    found = calibrate(config_of(tmp_path, evaluate=choices, data={"split": split}), seconds=1)
+    assert seen == [12] and found.parts["intervals"] > 0
+    assert "intervals" not in calibrate(config_of(tmp_path), seconds=1).parts and seen == [12]
+
+
+def test_samples_are_timed_before_and_behind_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The untouched model's answers with the weights as they were, a trained one's with others; both are added up."""
+    weights: list[float] = []
+
+    def samples(self: Scorer) -> list[str]:
+        weights.append(sum(float(p.detach().abs().sum()) for _, p in self.setup.trainable))
+        time.sleep(0.05)
+        return []
+
+    monkeypatch.setattr(Scorer, "samples", samples)
+    found = calibrate(config_of(tmp_path, evaluate={"samples": 1}), seconds=1)
+    assert len(weights) == 2 and weights[0] != weights[1]
+    assert found.parts["samples"] >= 0.1
