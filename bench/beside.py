@@ -111,9 +111,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/bench-beside"))
     arguments = parser.parse_args()
+    # what is done is known by all that decides about its numbers
+    arguments.out /= f"{arguments.rows}-rows-{arguments.epochs:g}-epochs-{arguments.test_rows}-test-rows"
     arguments.out.mkdir(parents=True, exist_ok=True)
-    names = [name for name, twin in TWINS.items() if twin.library == arguments.library]
-    names = arguments.methods.split(",") if arguments.methods else names
+    known = [name for name, twin in TWINS.items() if twin.library == arguments.library]
+    names = arguments.methods.split(",") if arguments.methods else known
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"`{unknown[0]}` is no method of {arguments.library} here; there are {', '.join(known)}")
     if arguments.part == "all":
         run.read_back = verify_run  # type: ignore[assignment]  # a fresh process each takes seconds to import PyTorch
         for seed in range(arguments.seeds):
@@ -137,8 +141,9 @@ def measure(name: str, seed: int, arguments: argparse.Namespace) -> None:
         script = Path(__file__).with_name("beside_loop.py")
         said = subprocess.run([arguments.peer, str(script), place], capture_output=True, text=True, check=False)
         if said.returncode:
-            write_json(path, {"failed": said.stderr.strip().splitlines()[-1]})
-            print(f"{name}, seed {seed}: {said.stderr.strip().splitlines()[-1]}", flush=True)
+            failed = (said.stderr.strip().splitlines() or [f"it ended with {said.returncode}"])[-1]
+            write_json(path, {"failed": failed})
+            print(f"{name}, seed {seed}: {failed}", flush=True)
             return
         answer = json.loads((Path(place) / "answer.json").read_text(encoding="utf-8"))
     model = folder.read("model.json") or {}
@@ -237,6 +242,7 @@ def table(names: Sequence[str], arguments: argparse.Namespace) -> str:
     for (name, values, d, sizes), p in zip(found, holm([d.p for _, _, d, _ in found]), strict=True):
         pair = Pair("ours", "theirs", d, d.p, p)
         verdict = ("better" if d.value > 0 else "**worse**") if pair.significant else "no significant difference"
+        verdict = verdict if len(set(sizes)) == 1 else f"**not the same size**, {verdict}"
         trained, span = " / ".join(f"{n:,}" for n in sizes), f"{d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})"
         lines[name] = f"| {name} | {trained} | {values[0]:.3f} | {values[1]:.3f} | {span}, {verdict} |"
     title = {"peft": "PEFT", "adapters": "AdapterHub"}[arguments.library]

@@ -2,6 +2,7 @@
 
     python bench/lora_forward.py                         # SmolLM2, 512 tokens, rank 16 on all 210 linear maps
     python bench/lora_forward.py --rounds 20 --fused     # with the fused layers that training and scoring use
+    python bench/lora_forward.py --sets 8                # what switching among eight sets by name takes
 
 The base is the same model with its adapters switched off, so nothing but the adapters differs. ``merged`` is a model
 whose adapters were folded into the weights; it computes the same products as the base, in the same shapes.
@@ -42,8 +43,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", help="format of the weights")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--fused", action="store_true", help="with Burnish's fused layers")
+    parser.add_argument("--sets", type=int, help="switch among so many sets, and measure nothing else")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.sets:
+        seconds = switching(arguments)
+        print(f"median {statistics.median(seconds) * 1e6:.1f} µs, at most {max(seconds) * 1e6:.1f} µs")
+        return
     found = measure(arguments)
     print(json.dumps(found) if arguments.json else shown(found))
 
@@ -90,6 +96,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "times": times,
     }
+
+
+def switching(arguments: argparse.Namespace) -> list[float]:
+    """Seconds of 200 switches from one set of adapters to another, by name."""
+    loaded, first = opened(arguments)
+    for number in range(1, arguments.sets):
+        attach(loaded.model, LoraConfig(rank=arguments.rank, targets=arguments.targets), name=f"set-{number}")
+    names = [first.name, *(f"set-{number}" for number in range(1, arguments.sets))]
+    found = []
+    for number in range(200):
+        switch = first.use(names[number % len(names)])
+        began = time.perf_counter()
+        with switch:
+            found.append(time.perf_counter() - began)
+    return found
 
 
 def opened(arguments: argparse.Namespace) -> tuple[Loaded, Attached]:
