@@ -194,8 +194,10 @@ def test_attention_with_dropout() -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), FORMATS)
 @pytest.mark.parametrize("rate", [0.0, 0.25])
 def test_layer_norm(dtype: torch.dtype, tolerance: float, rate: float) -> None:
-    """s, y and both gradients from float64; with ones for x and zeros for the residual, s is the mask itself."""
-    x, residual, w, b, dy = (made(5, 41, dtype=dtype, seed=i) for i in range(5))
+    """s, y and both gradients from float64; with ones for x and zeros for the residual, s is the mask itself.
+
+    A gradient that reaches s itself is added to that of the residual, and dropped for x."""
+    x, residual, w, b, dy, ds = (made(5, 41, dtype=dtype, seed=i) for i in range(6))
     drop = kernels.Drop(rate, 7)
     total, y, mean, rstd = kernels.layer_norm(x, residual, w[0].contiguous(), b[0].contiguous(), 1e-5, drop)
     ones, zeros = torch.ones_like(x), torch.zeros_like(x)
@@ -213,6 +215,9 @@ def test_layer_norm(dtype: torch.dtype, tolerance: float, rate: float) -> None:
     assert exact.grad is not None
     close(grad_residual, exact.grad, 2 * tolerance)
     close(grad_x, exact.grad * mask, 3 * tolerance)
+    both = kernels.layer_norm_gradient(dy, total, w[0].contiguous(), mean, rstd, drop, ds)
+    close(both[1], exact.grad + ds.double(), 3 * tolerance)
+    close(both[0], (exact.grad + ds.double()) * mask, 4 * tolerance)
 
 
 @needs_kernels

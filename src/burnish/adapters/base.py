@@ -24,6 +24,7 @@ from burnish.core.errors import UserError
 from burnish.core.registry import Registry
 from burnish.core.types import Batch, Term
 from burnish.models.anatomy import Site
+from burnish.models.maps import Beside, Chain
 from burnish.models.route import Joined, Some, Switch
 
 RESERVED = "burnish_adapters"
@@ -61,6 +62,9 @@ class Adapter(nn.Module):
         reads_output_only: Whether ``after`` reads nothing but the output, position by position, and there is no
             ``before``: a fused layer then applies it behind its own product.
         reads_input_only: The same of ``before`` and the first argument; a fused layer applies it ahead of its product.
+        reads_residual_only: The same of ``before`` and the second argument.
+        adds: Where ``change`` is added, position by position, if that is all that the adapter does: `parallel` adds
+            ``change(first argument)`` to the output, `normed` adds ``change(output)`` to the argument of a norm.
         virtual_tokens: How many tokens it puts in front of every row of its host, a backbone.
         rowwise: Whether it has a form for some rows only (``joined``), since it changes how long they are.
         only_adds: Whether ``before`` adds arguments and does nothing else, so that a fused layer can ask for them.
@@ -70,6 +74,8 @@ class Adapter(nn.Module):
     by_token = True
     reads_output_only = False
     reads_input_only = False
+    reads_residual_only = False
+    adds: Literal["", "parallel", "normed"] = ""
     virtual_tokens: int = 0
     rowwise = False
     only_adds: bool = False
@@ -152,14 +158,28 @@ class Slot(nn.Module):
                 for key, adapter in entries._modules.items():
                     yield name, key, adapter  # type: ignore[misc]
 
-    def added(self, host: nn.Module) -> dict[str, Any] | None:
-        """The arguments that the adapters in use add to a call of the host; None where one does anything else."""
-        kwargs: dict[str, Any] = {}
+    def beside(self, host: nn.Module) -> Beside | None:
+        """What the adapters in use do at a module that a fused layer computes itself; None where one does more."""
+        found: dict[str, Any] = {"kwargs": {}, "residual": [], "normed": [], "parallel": [], "behind": []}
         for adapter in self.active():
-            if not adapter.only_adds:
+            if adapter.only_adds:
+                _, found["kwargs"] = adapter.before(host, (), found["kwargs"])
+            elif adapter.reads_residual_only:
+                found["residual"].append(adapter)
+            elif adapter.adds and not found["behind"]:  # what is behind others stays behind them
+                found[adapter.adds].append(adapter.change)  # type: ignore[operator]
+            elif adapter.reads_output_only:
+                found["behind"].append(adapter)
+            else:
                 return None
-            _, kwargs = adapter.before(host, (), kwargs)
-        return kwargs
+        residual, behind = found["residual"], found["behind"]
+        return Beside(
+            found["kwargs"],
+            residual=partial(_residual, host, residual) if residual else None,
+            normed=tuple(found["normed"]),
+            parallel=tuple(found["parallel"]),
+            behind=partial(_behind, host, behind) if behind else None,
+        )
 
     @property
     def virtual_tokens(self) -> int:
@@ -213,9 +233,6 @@ def slot_of(host: nn.Module) -> Slot | None:
     return found if isinstance(found, Slot) else None
 
 
-Chain = Callable[[Tensor], Tensor]
-
-
 def split(host: nn.Module, active: Sequence[Adapter]) -> tuple[Chain | None, Sequence[Adapter], Chain | None]:
     """What happens ahead of the host's product, the adapters that belong to it, and what happens behind it."""
     ahead = [a for a in active if a.reads_input_only]  # whatever their place: every `before` comes before the host
@@ -231,6 +248,12 @@ def split(host: nn.Module, active: Sequence[Adapter]) -> tuple[Chain | None, Seq
 def _ahead(host: nn.Module, adapters: Sequence[Adapter], x: Tensor) -> Tensor:
     for adapter in adapters:
         x = adapter.before(host, (x,), {})[0][0]
+    return x
+
+
+def _residual(host: nn.Module, adapters: Sequence[Adapter], x: Tensor) -> Tensor:
+    for adapter in adapters:
+        x = adapter.before(host, (None, x), {})[0][1]
     return x
 
 

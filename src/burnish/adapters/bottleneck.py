@@ -59,8 +59,7 @@ class BottleneckConfig(MethodConfig):
     form: Literal["sequential", "parallel", "after-norm"] = "sequential"
     """`sequential` reads what the sublayer returns; `parallel` reads what goes into it (He et al., 2022). `after-norm`
     reads what the norm behind residual and sublayer makes of their sum, adds to that sum, and lets it be normed again
-    (Pfeiffer et al., 2021); of BERT and its relatives only, which norm there, and on the model's own layers, which take
-    longer than fused ones."""
+    (Pfeiffer et al., 2021); of BERT and its relatives only, which norm there."""
     width: int | None = Field(None, ge=1)
     """Width W of the bottleneck: each adapter gets 2 * D * W + W + D new parameters."""
     reduction_factor: float | None = Field(None, ge=1, allow_inf_nan=False)
@@ -171,6 +170,8 @@ class ParallelBottleneck(Bottleneck):
     x is what goes into the module, so in models that norm first it is the normed input.
     """
 
+    adds = "parallel"
+
     def after(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Add f(x) to what the module returns, or to the first of several values."""
         change = self.change(args[0] if args else kwargs["hidden_states"])
@@ -179,6 +180,8 @@ class ParallelBottleneck(Bottleneck):
 
 class ResidualBottleneck(Bottleneck):
     """The same beside a module that is called with (inner, x) and returns ``LayerNorm(W inner + x)``, as BERT's are."""
+
+    reads_residual_only = True
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Let ``x + f(x)`` go in as the residual."""
@@ -193,6 +196,8 @@ class NormedBottleneck(Bottleneck):
 
     The best of the placements that Pfeiffer et al. (2021, AdapterFusion, appendix) searched, and their default since.
     """
+
+    adds = "normed"
 
     def before(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Let ``z + f(LayerNorm(z))`` go into the norm."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from burnish.models.maps import Resolve, hooked, maps_of
-from burnish.ops.encoder_parts import gelu_and_project, head_attention, norm_after, usable
+from burnish.models.maps import Resolve, beside, beside_within, hooked, maps_of
+from burnish.ops.encoder_parts import gelu_and_project, head_attention, norm_after, sum_and_norm, usable
 from burnish.ops.projections import Projection, project
 
 MAPS = (
@@ -20,20 +20,19 @@ MAPS = (
 _SKIPPED = (
     "attention",
     "attention.self",
-    "attention.output",
-    "attention.output.LayerNorm",
     "attention.output.dropout",
     "intermediate",
     "intermediate.intermediate_act_fn",
-    "output",
-    "output.LayerNorm",
     "output.dropout",
 )
+_ENDS = ("attention.output", "output")
 
 
 def plan(layer: Any, hidden: Tensor, kwargs: Mapping[str, Any], resolve: Resolve) -> dict[str, Projection] | None:
     """The layer's maps, or None where the fused form would leave something out."""
     if getattr(layer, "is_decoder", False) or any(hooked(layer.get_submodule(name)) for name in _SKIPPED):
+        return None
+    if not all(_followed(layer.get_submodule(name)) for name in _ENDS):
         return None
     if type(layer.intermediate.intermediate_act_fn).__name__ != "GELUActivation":
         return None
@@ -53,9 +52,23 @@ def run(layer: Any, maps: Mapping[str, Projection], kwargs: Mapping[str, Any], h
     return _behind(layer.output, gelu_and_project(project(middle, [up])[0], down), middle)[None]
 
 
+def _followed(part: Any) -> bool:
+    """Whether ``_behind`` does all that hangs on the end of a sublayer."""
+    return beside_within(part, "residual") and beside_within(part.LayerNorm, "normed", "behind")
+
+
 def _behind(part: Any, x: Tensor, residual: Tensor) -> Tensor:
-    norm = part.LayerNorm
-    return norm_after(x, residual, norm.weight, norm.bias, norm.eps, _rate(part.dropout))
+    around, at_norm, norm = beside(part), beside(part.LayerNorm), part.LayerNorm
+    assert around is not None and at_norm is not None  # the plan asked
+    settings = (norm.weight, norm.bias, norm.eps)
+    residual = residual if around.residual is None else around.residual(residual)
+    if at_norm.normed:
+        total, y = sum_and_norm(x, residual, *settings, _rate(part.dropout))
+        for change in at_norm.normed:
+            total, y = sum_and_norm(change(y), total, *settings, 0.0)
+    else:
+        y = norm_after(x, residual, *settings, _rate(part.dropout))
+    return y if at_norm.behind is None else at_norm.behind(y)
 
 
 def _rate(module: nn.Dropout) -> float:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from burnish.models.maps import Resolve, added, hooked, maps_of
-from burnish.ops.projections import Norm, Projection, gate_and_project, norm_and_project, project
+from burnish.models.maps import Beside, Chain, Resolve, beside, beside_within, hooked, maps_of
+from burnish.ops.projections import Norm, Projection, add_and_norm, gate_and_project, norm_and_project, project
 from burnish.ops.rotary_attention import Setting, rotary_attention
 
 MAPS = tuple(f"self_attn.{n}_proj" for n in "qkvo") + tuple(f"mlp.{n}_proj" for n in ("gate", "up", "down"))
@@ -27,11 +27,14 @@ WINDOWS: Mapping[str, Callable[[nn.Module], int | None]] = {
 def plan(layer: Any, hidden: Tensor, kwargs: Mapping[str, Any], resolve: Resolve) -> dict[str, Projection] | None:
     """The layer's maps, or None where the fused form would leave something out."""
     attention, mlp = layer.self_attn, layer.mlp
-    skipped = (mlp, mlp.act_fn, layer.input_layernorm, layer.post_attention_layernorm)
-    if (layer.training and attention.attention_dropout) or any(hooked(module) for module in skipped):
+    if (layer.training and attention.attention_dropout) or hooked(mlp.act_fn) or not beside_within(mlp, "parallel"):
         return None
-    extra = added(attention)
-    if extra is None or not extra.keys() <= {"prefix_key", "prefix_value", "prefix_chosen"}:
+    if not all(beside_within(norm, "behind") for norm in (layer.input_layernorm, layer.post_attention_layernorm)):
+        return None
+    around = beside(attention)
+    if around is None or not around.within("kwargs", "parallel"):
+        return None
+    if not around.kwargs.keys() <= {"prefix_key", "prefix_value", "prefix_chosen"}:
         return None
     if type(mlp.act_fn).__name__ not in ("SiLUActivation", "SiLU"):
         return None
@@ -49,12 +52,39 @@ def run(layer: Any, maps: Mapping[str, Projection], kwargs: Mapping[str, Any], h
     setting = Setting(lengths, attention.head_dim, attention.scaling, causal=attention.is_causal, window=window)
     cosine, sine = (a[0].to(hidden.dtype) for a in angles)
     q, k, v, o, gate, up, down = (maps[name] for name in MAPS)
-    first, second = _norm(layer.input_layernorm, hidden), _norm(layer.post_attention_layernorm, hidden)
-    residual, (query, key, value) = norm_and_project(hidden[0], None, first, [q, k, v])
+    around, within = _beside(attention), _beside(layer.mlp)
+    residual, x, (query, key, value) = _into(layer.input_layernorm, hidden[0], None, around.parallel, [q, k, v])
     attend = partial(rotary_attention, query, key, value, cosine, sine, setting)
-    (delta,) = project(attend(**(added(attention) or {})), [o])
-    residual, gated = norm_and_project(residual, delta, second, [gate, up])
-    return (residual + gate_and_project(*_pair(gated), down))[None]
+    (delta,) = project(attend(**around.kwargs), [o])
+    delta = _plus(delta, x, around.parallel)
+    residual, x, gated = _into(layer.post_attention_layernorm, residual, delta, within.parallel, [gate, up])
+    return (residual + _plus(gate_and_project(*_pair(gated), down), x, within.parallel))[None]
+
+
+def _into(
+    module: Any, x: Tensor, delta: Tensor | None, readers: Sequence[Chain], maps: Sequence[Projection]
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """``s = x + delta``, its norm where anything but maps reads it (else s), and the maps of the norm."""
+    norm, behind = _norm(module, x), _beside(module).behind
+    if behind is None and not readers:
+        total, outputs = norm_and_project(x, delta, norm, maps)
+        return total, total, outputs
+    total, y = add_and_norm(x, delta, norm)
+    y = y if behind is None else behind(y)
+    return total, y, project(y, maps)
+
+
+def _plus(output: Tensor, x: Tensor, parallel: Sequence[Chain]) -> Tensor:
+    """What a sublayer returns, and what runs beside it."""
+    for change in parallel:
+        output = output + change(x)
+    return output
+
+
+def _beside(module: nn.Module) -> Beside:
+    found = beside(module)
+    assert found is not None  # the plan asked
+    return found
 
 
 def _pair(outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from burnish.models.quantize import is_quantized, matrix_of
 from burnish.ops.projections import Projection
@@ -35,15 +36,50 @@ def hooked(module: nn.Module) -> int:
     return sum(len(h) for h in hooks) + ("forward" in module.__dict__)
 
 
-def added(module: nn.Module) -> dict[str, Any] | None:
-    """The arguments that a module's hooks add to a call, where they do nothing else; None where they do more."""
+Chain = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What hooks do at a module that a fused layer computes itself, position by position.
+
+    Attributes:
+        kwargs: Arguments that they add to its call.
+        residual: What becomes of its second argument.
+        normed: Functions of what a norm returns, each added to what the norm is given, one after the other.
+        parallel: Functions of its first argument, each added to what it returns.
+        behind: What becomes of what it returns, behind all of these.
+    """
+
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    residual: Chain | None = None
+    normed: tuple[Chain, ...] = ()
+    parallel: tuple[Chain, ...] = ()
+    behind: Chain | None = None
+
+    def within(self, *names: str) -> bool:
+        """Whether there is nothing else than these."""
+        return not any(value for name, value in vars(self).items() if name not in names)
+
+
+_NOTHING = Beside()
+
+
+def beside(module: nn.Module) -> Beside | None:
+    """What the hooks of a module do, where it can be told; None where they do something else."""
     count = hooked(module)
     if not count:
-        return {}
+        return _NOTHING
     for child in module.children():
         if len(getattr(child, "handles", ())) == count:
-            return child.added(module)  # type: ignore[operator]
+            return child.beside(module)  # type: ignore[operator]
     return None
+
+
+def beside_within(module: nn.Module, *names: str) -> bool:
+    """Whether hooks on a module do nothing, or nothing else than these (fields of ``Beside``)."""
+    found = beside(module)
+    return found is not None and found.within(*names)
 
 
 def maps_of(layer: nn.Module, names: Sequence[str], resolve: Resolve) -> dict[str, Projection] | None:

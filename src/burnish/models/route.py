@@ -78,6 +78,8 @@ class Joined:
     training = False
     reads_output_only = False
     reads_input_only = False
+    reads_residual_only = False
+    adds = ""
     only_adds = False
     virtual_tokens = 0
 

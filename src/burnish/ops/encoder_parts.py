@@ -38,7 +38,14 @@ def norm_after(
     x_ND: Tensor, residual_ND: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, dropout: float
 ) -> Tensor:
     """``LayerNorm(residual + dropout(x))`` (Vaswani et al., 2017, section 5.4; Ba et al., 2016, equation 4)."""
-    return _NormAfter.apply(x_ND, residual_ND, weight_D, bias_D, eps, new_drop(dropout))
+    return sum_and_norm(x_ND, residual_ND, weight_D, bias_D, eps, dropout)[1]
+
+
+def sum_and_norm(
+    x_ND: Tensor, residual_ND: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """``s = residual + dropout(x)`` and ``LayerNorm(s)``."""
+    return _SumAndNorm.apply(x_ND, residual_ND, weight_D, bias_D, eps, new_drop(dropout))
 
 
 def gelu_and_project(x_NF: Tensor, projection: Projection) -> Tensor:
@@ -48,21 +55,25 @@ def gelu_and_project(x_NF: Tensor, projection: Projection) -> Tensor:
     return projection.finish(_GeluAndProject.apply(x_NF, constants_of([projection]), *projection.tensors))
 
 
-class _NormAfter(torch.autograd.Function):
+class _SumAndNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, drop: Drop) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, drop: Drop
+    ) -> tuple[Tensor, Tensor]:
         scale, shift = weight.to(x.dtype), bias.to(x.dtype)
-        total, y, mean, rstd = kernels.layer_norm(x, residual.contiguous(), scale, shift, eps, drop)
+        total, y, mean, rstd = kernels.layer_norm(x.contiguous(), residual.contiguous(), scale, shift, eps, drop)
         ctx.drop = drop
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(total, mean, rstd, weight)
-        return y
+        return total, y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, through: Tensor | None, upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         total, mean, rstd, weight = ctx.saved_tensors
-        upstream = upstream.contiguous()
-        grads = kernels.layer_norm_gradient(upstream, total, weight.to(total.dtype), mean, rstd, ctx.drop)
+        upstream = torch.zeros_like(total) if upstream is None else upstream.contiguous()
+        through = None if through is None else through.contiguous()
+        grads = kernels.layer_norm_gradient(upstream, total, weight.to(total.dtype), mean, rstd, ctx.drop, through)
         of_weight = of_bias = None
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
             wide = upstream.float()

@@ -107,6 +107,14 @@ def norm_and_project(
     return total.view_as(x), [p.finish(o.view(*x.shape[:-1], -1)) for p, o in zip(projections, outputs, strict=True)]
 
 
+def add_and_norm(x: Tensor, delta: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
+    """``s = x + delta`` (x itself without a delta) and ``norm(s)``, for what reads the norm apart from maps."""
+    flat = x.reshape(-1, x.shape[-1])
+    flat_delta = delta.reshape_as(flat) if delta is not None else None
+    total, y = _AddAndNorm.apply(flat, flat_delta, norm.weight, norm.eps, norm.offset)
+    return total.view_as(x), y.view_as(x)
+
+
 def gate_and_project(gate: Tensor, up: Tensor, projection: Projection) -> Tensor:
     """The projection of ``silu(gate) * up`` (SwiGLU; Shazeer, 2020, equation 6), not kept without ``first``."""
     if projection.first is not None:
@@ -247,6 +255,28 @@ class _NormAndProject(torch.autograd.Function):
         inward = maps.input_gradient(upstream, low)
         grad, grad_weight = rms_norm_gradient(inward, total, weight, rstd, through, offset, needs_weight)
         return grad if needs_x else None, grad if needs_delta else None, grad_weight, None, *grads
+
+
+class _AddAndNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, offset: float
+    ) -> tuple[Tensor, Tensor]:
+        total, y, rstd = rms_norm(x, delta, weight, eps, offset)
+        ctx.offset, ctx.added = offset, delta is not None
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(total, rstd, weight)
+        return (total if delta is not None else total.view_as(total)), y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, through: Tensor | None, upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        total, rstd, weight = ctx.saved_tensors
+        upstream = torch.zeros_like(total) if upstream is None else upstream.contiguous()
+        grad, grad_weight = rms_norm_gradient(
+            upstream, total, weight, rstd, through, ctx.offset, ctx.needs_input_grad[2]
+        )
+        return grad, grad if ctx.added else None, grad_weight, None, None
 
 
 class _GateAndProject(torch.autograd.Function):

@@ -153,14 +153,21 @@ def layer_norm(
 
 
 def layer_norm_gradient(
-    upstream: Tensor, total_ND: Tensor, weight_D: Tensor, mean_N: Tensor, rstd_N: Tensor, drop: Drop
+    upstream: Tensor,
+    total_ND: Tensor,
+    weight_D: Tensor,
+    mean_N: Tensor,
+    rstd_N: Tensor,
+    drop: Drop,
+    through_ND: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x and of the residual; one tensor where nothing is dropped."""
+    """Gradients of x and of the residual; one tensor where nothing is dropped. ``through`` reaches ``s`` itself."""
     grad = torch.empty_like(total_ND)
     inner = torch.empty_like(total_ND) if drop.rate else None
+    read = (upstream, total_ND, weight_D, mean_N, rstd_N, through_ND)
     # fmt: off
-    _call("layer_norm_backward", total_ND, *map(_at, (upstream, total_ND, weight_D, mean_N, rstd_N, grad, inner)),
-          *total_ND.shape, ctypes.byref(_Dropout.of(drop)))
+    _call("layer_norm_backward", total_ND, *map(_at, (*read, grad, inner)), *total_ND.shape,
+          ctypes.byref(_Dropout.of(drop)))
     # fmt: on
     return inner if inner is not None else grad, grad
 
