@@ -40,9 +40,11 @@ def prepared(config: MethodConfig, dtype: torch.dtype) -> tuple[Any, list[Tensor
     [
         BottleneckConfig(placement="both", activation="gelu"),
         Ia3Config(),
-        BitfitConfig(targets=("attention", "mlp")),
+        BitfitConfig(),
+        NormConfig(),
+        BottleneckConfig(form="parallel"),
     ],
-    ids=lambda config: config.method,
+    ids=lambda config: f"{config.method}-{getattr(config, 'form', '')}",
 )
 def test_no_further_from_float32_than_the_plain_way(config: MethodConfig) -> None:
     """Values and gradients in bf16: the fused layers' error against fp32 is at most 1.5 times the plain ones'."""
@@ -61,9 +63,11 @@ def test_no_further_from_float32_than_the_plain_way(config: MethodConfig) -> Non
 
 
 @needs_kernels
-@pytest.mark.parametrize(
-    "config", [BitfitConfig(), NormConfig(), BottleneckConfig(form="parallel")], ids=lambda config: config.method
-)
-def test_what_a_fused_layer_would_pass_by_takes_the_plain_way(config: MethodConfig) -> None:
-    model, _ = prepared(config, torch.bfloat16)
-    assert fuse(model, projection_of) == 0
+@pytest.mark.parametrize("path", ["output", "output.LayerNorm", "attention.output.LayerNorm", "intermediate"])
+def test_a_hook_that_is_not_an_adapter_s_takes_the_plain_way(path: str) -> None:
+    """Beside an adapter too, whose own hooks are followed."""
+    for config in (BottleneckConfig(form="parallel"), BottleneckConfig(form="after-norm")):
+        model, _ = prepared(config, torch.bfloat16)
+        for layer in model.encoder.layer:
+            layer.get_submodule(path).register_forward_hook(lambda module, args, output: output * 2)
+        assert fuse(model, projection_of) == 0

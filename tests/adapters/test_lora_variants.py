@@ -27,6 +27,7 @@ from burnish.core.config import build
 from burnish.core.errors import UserError
 from burnish.models.fuse import fuse
 from burnish.objectives.context import ModelContext
+from burnish.ops.projections import project
 from burnish.optim.groups import parameter_groups
 from tests.adapters.common import gradients, logits, loss, randomize, train_steps
 from tests.adapters.test_contract import assert_equal_gradients, packed
@@ -167,12 +168,20 @@ def test_dora_has_the_gradients_of_peft(name: str, tmp_path: Path) -> None:
     assert not other
 
 
-def test_dora_is_not_fused_and_other_variants_are() -> None:
-    for config, fused in ((LoraConfig(dora=True, rank=4), False), (LoraConfig(init="pissa", rank=4), True)):
-        model = tiny("llama")
-        attach(model, config)
-        host = model.get_submodule("model.layers.0.self_attn.q_proj")
-        assert (projection_of(host) is not None) is fused
+@pytest.mark.parametrize("config", [LoraConfig(dora=True, rank=4), LoraConfig(init="pissa", rank=4)])
+def test_variants_are_fused_and_dropout_is_not(config: LoraConfig) -> None:
+    """What is fused gives what the module itself gives; the mask of an input is no part of a fused map."""
+    model = tiny("llama")
+    attached = attach(model, config)
+    randomize(attached.trainable())
+    host = model.get_submodule("model.layers.0.self_attn.q_proj")
+    x = torch.randn(5, host.in_features, generator=torch.Generator().manual_seed(0))
+    found = projection_of(host)
+    assert found is not None
+    torch.testing.assert_close(project(x, [found])[0], host(x), atol=1e-5, rtol=1e-5)
+    dropping = tiny("llama").train()
+    attach(dropping, config.model_copy(update={"dropout": 0.5}))
+    assert projection_of(dropping.get_submodule("model.layers.0.self_attn.q_proj")) is None
 
 
 def test_pissa_starts_at_the_principal_part() -> None:

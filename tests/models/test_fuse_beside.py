@@ -26,17 +26,21 @@ SEQUENTIAL = BottleneckConfig(placement="both", width=4)
 BEHIND_NORMS = BottleneckConfig(form="after-norm", placement="both", width=4)
 PREFIX = PrefixConfig(num_virtual_tokens=5)
 LORA = LoraConfig(rank=4)
+DORA = LoraConfig(rank=4, dora=True)
 ON_LLAMA: dict[str, list[Any]] = {
     "parallel": [PARALLEL],
     "tuned norms": [NormConfig()],
     "tuned norms, parallel": [NormConfig(), PARALLEL],
     "prefix, parallel, LoRA": [PREFIX, PARALLEL, LORA],
+    "DoRA": [DORA],
+    "DoRA, sequential": [DORA, SEQUENTIAL],
 }
 ON_BERT: dict[str, list[Any]] = {
     "parallel": [PARALLEL],
     "after-norm": [BEHIND_NORMS],
     "after-norm, tuned norms": [BEHIND_NORMS, NormConfig()],
     "parallel, LoRA": [PARALLEL, LORA],
+    "DoRA": [DORA],
     "LoRA, sequential": [LORA, SEQUENTIAL],
 }
 

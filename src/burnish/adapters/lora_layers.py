@@ -6,6 +6,7 @@ Shapes: D_in and D_out the sides of the host's matrix, R rank, V vocabulary, N p
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from burnish.adapters.base import Adapter, NotMergeable, slot_of, split
 from burnish.adapters.lora_init import RESIDUAL, STARTS, Frame
-from burnish.models.maps import hooked, map_of, plain
+from burnish.models.maps import Chain, hooked, map_of, plain
 from burnish.ops.projections import Projection
 
 Spans = tuple[tuple[int, int], ...]
@@ -257,6 +258,14 @@ class DoraAdapter(LoraAdapter):
         update = F.linear(inner.to(output.dtype), (B * (gain * scale)[:, None]).to(output.dtype))
         return output + (gain - 1).to(output.dtype) * mapped + update
 
+    def rescaled(self, host: nn.Module, y: Tensor) -> Tensor:
+        """``g y + b`` of ``y = (W + s B A) x``, without b: the same for fused operations. ``y + (g - 1) y`` keeps what
+        bf16 would round away of a g near one."""
+        gain = self.magnitude / self.norms(matrix_of(host)) - 1
+        y = torch.addcmul(y, y, gain.to(y.dtype))
+        bias = getattr(host, "bias", None)
+        return y if bias is None else y + bias.to(y.dtype)
+
     def tuned(self, matrix: Tensor) -> Tensor:
         """``W' = m (W + s B A) / ||W + s B A||``."""
         return super().tuned(matrix) * (wide(self.magnitude) / self.norms(matrix))[:, None]
@@ -288,9 +297,17 @@ def projection_of(host: nn.Module) -> Projection | None:
     if not active:
         return replace(base, first=first, then=then)
     adapter = active[0]
-    if not isinstance(adapter, LowRank) or not adapter.additive or (adapter.dropout and adapter.training):
+    if not isinstance(adapter, LowRank) or (adapter.dropout and adapter.training):
+        return None
+    if isinstance(adapter, DoraAdapter) and base.decode is None:
+        base, then = replace(base, bias=None), _chained(partial(adapter.rescaled, host), then)
+    elif not adapter.additive:
         return None
     A, B = adapter.factors()
     if not len(A):  # AdaLoRA may leave a matrix nothing
         return replace(base, first=first, then=then)
     return replace(base, A=A, B=B, scale=adapter.scale, first=first, then=then)
+
+
+def _chained(one: Chain, other: Chain | None) -> Chain:
+    return one if other is None else lambda y: other(one(y))
