@@ -169,8 +169,8 @@ def test_dora_has_the_gradients_of_peft(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [LoraConfig(dora=True, rank=4), LoraConfig(init="pissa", rank=4)])
-def test_variants_are_fused_and_dropout_is_not(config: LoraConfig) -> None:
-    """What is fused gives what the module itself gives; the mask of an input is no part of a fused map."""
+def test_variants_are_fused_and_dropout_stands_beside(config: LoraConfig) -> None:
+    """What is fused gives what the module itself gives; with a mask on the update's input the update is apart."""
     model = tiny("llama")
     attached = attach(model, config)
     randomize(attached.trainable())
@@ -181,7 +181,8 @@ def test_variants_are_fused_and_dropout_is_not(config: LoraConfig) -> None:
     torch.testing.assert_close(project(x, [found])[0], host(x), atol=1e-5, rtol=1e-5)
     dropping = tiny("llama").train()
     attach(dropping, config.model_copy(update={"dropout": 0.5}))
-    assert projection_of(dropping.get_submodule("model.layers.0.self_attn.q_proj")) is None
+    beside = projection_of(dropping.get_submodule("model.layers.0.self_attn.q_proj"))
+    assert beside is not None and beside.beside is not None and beside.A is None
 
 
 def test_pissa_starts_at_the_principal_part() -> None:

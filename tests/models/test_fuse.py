@@ -187,13 +187,16 @@ def test_a_hook_on_any_part_of_a_layer_is_honoured() -> None:
         assert torch.equal(hidden_states(model, pack()), plain)
 
 
-def test_dropout_takes_the_plain_way_while_training() -> None:
+def test_with_dropout_an_update_is_apart_while_training() -> None:
+    """Its product reads another input than the map's; in evaluation it is a part of the map again."""
     model, _ = lora_model(dropout=0.5)
     fuse(model, projection_of)
     host = model.model.layers[0].mlp.up_proj
-    assert projection_of(host) is None
+    apart = projection_of(host)
+    assert apart is not None and apart.A is None and apart.reads
     model.eval()
-    assert projection_of(host) is not None
+    together = projection_of(host)
+    assert together is not None and together.A is not None and not together.reads
 
 
 @pytest.mark.parametrize("also", [[], [LoraConfig(rank=4)]])

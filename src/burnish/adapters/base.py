@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from burnish.adapters.chains import beside_of
 from burnish.core.config import Config
 from burnish.core.errors import UserError
 from burnish.core.registry import Registry
 from burnish.core.types import Batch, Term
 from burnish.models.anatomy import Site
-from burnish.models.maps import Beside, Chain
+from burnish.models.maps import Beside
 from burnish.models.route import Joined, Some, Switch
 
 RESERVED = "burnish_adapters"
@@ -160,26 +161,7 @@ class Slot(nn.Module):
 
     def beside(self, host: nn.Module) -> Beside | None:
         """What the adapters in use do at a module that a fused layer computes itself; None where one does more."""
-        found: dict[str, Any] = {"kwargs": {}, "residual": [], "normed": [], "parallel": [], "behind": []}
-        for adapter in self.active():
-            if adapter.only_adds:
-                _, found["kwargs"] = adapter.before(host, (), found["kwargs"])
-            elif adapter.reads_residual_only:
-                found["residual"].append(adapter)
-            elif adapter.adds and not found["behind"]:  # what is behind others stays behind them
-                found[adapter.adds].append(adapter.change)  # type: ignore[operator]
-            elif adapter.reads_output_only:
-                found["behind"].append(adapter)
-            else:
-                return None
-        residual, behind = found["residual"], found["behind"]
-        return Beside(
-            found["kwargs"],
-            residual=partial(_residual, host, residual) if residual else None,
-            normed=tuple(found["normed"]),
-            parallel=tuple(found["parallel"]),
-            behind=partial(_behind, host, behind) if behind else None,
-        )
+        return beside_of(host, self.active())
 
     @property
     def virtual_tokens(self) -> int:
@@ -231,36 +213,6 @@ def slot_of(host: nn.Module) -> Slot | None:
     """The host's adapters, or None."""
     found = host._modules.get(RESERVED)
     return found if isinstance(found, Slot) else None
-
-
-def split(host: nn.Module, active: Sequence[Adapter]) -> tuple[Chain | None, Sequence[Adapter], Chain | None]:
-    """What happens ahead of the host's product, the adapters that belong to it, and what happens behind it."""
-    ahead = [a for a in active if a.reads_input_only]  # whatever their place: every `before` comes before the host
-    rest = [a for a in active if not a.reads_input_only]
-    count = len(rest)
-    while count and rest[count - 1].reads_output_only:
-        count -= 1
-    behind = rest[count:]
-    first = partial(_ahead, host, ahead) if ahead else None
-    return first, rest[:count], partial(_behind, host, behind) if behind else None
-
-
-def _ahead(host: nn.Module, adapters: Sequence[Adapter], x: Tensor) -> Tensor:
-    for adapter in adapters:
-        x = adapter.before(host, (x,), {})[0][0]
-    return x
-
-
-def _residual(host: nn.Module, adapters: Sequence[Adapter], x: Tensor) -> Tensor:
-    for adapter in adapters:
-        x = adapter.before(host, (None, x), {})[0][1]
-    return x
-
-
-def _behind(host: nn.Module, adapters: Sequence[Adapter], output: Tensor) -> Tensor:
-    for adapter in adapters:
-        output = adapter.after(host, (), {}, output)
-    return output
 
 
 def plug(host: nn.Module, name: str, key: str, adapter: Adapter, switch: Switch) -> None:

@@ -30,6 +30,7 @@ from burnish.adapters.layers import LayerTarget, in_layers
 from burnish.core.errors import UserError
 from burnish.models.anatomy import ANATOMY, Site, sites
 from burnish.models.sublayers import RESIDUAL, Part, sublayers
+from burnish.ops.dropout import dropout
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -126,7 +127,7 @@ class Bottleneck(Adapter):
             weight, bias = self.norm.weight.to(x.dtype), self.norm.bias.to(x.dtype)
             x = F.layer_norm(x, self.norm.normalized_shape, weight, bias, self.norm.eps)
         inner = self.activation(F.linear(x, self.down.to(x.dtype), self.down_bias.to(x.dtype)))
-        inner = F.dropout(inner, self.dropout, self.training) if self.dropout else inner
+        inner = dropout(inner, self.dropout if self.training else 0.0)
         made = F.linear(inner, self.up.to(inner.dtype), self.up_bias.to(inner.dtype))
         return made if isinstance(self.scale, float) and self.scale == 1.0 else (made * self.scale).to(made.dtype)
 

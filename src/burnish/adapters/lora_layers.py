@@ -5,6 +5,7 @@ Shapes: D_in and D_out the sides of the host's matrix, R rank, V vocabulary, N p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -14,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from burnish.adapters.base import Adapter, NotMergeable, slot_of, split
+from burnish.adapters.base import Adapter, NotMergeable, slot_of
+from burnish.adapters.chains import split
 from burnish.adapters.lora_init import RESIDUAL, STARTS, Frame
 from burnish.models.maps import Chain, hooked, map_of, plain
+from burnish.ops.dropout import dropout
 from burnish.ops.projections import Projection
 
 Spans = tuple[tuple[int, int], ...]
@@ -92,7 +95,7 @@ class LowRank(Adapter):
         if isinstance(host, nn.Embedding):
             # Gemma's tables scale what they return
             return F.embedding(x, A.t()), self.scale * float(getattr(host, "embed_scale", 1.0))
-        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        x = dropout(x, self.dropout if self.training else 0.0)
         return F.linear(x, A.to(x.dtype)), self.scale
 
     def tuned(self, matrix: Tensor) -> Tensor:
@@ -285,28 +288,34 @@ KINDS: dict[tuple[bool, bool], type[LoraAdapter]] = {
 
 
 def projection_of(host: nn.Module) -> Projection | None:
-    """What a linear layer computes with the adapters in use; None where that is more than its map, at most one update,
+    """What a linear layer computes with the adapters in use; None where that is more than its map, low-rank updates,
     and adapters that read nothing but the input ahead of it or the output behind it."""
     slot = slot_of(host)
     if slot is None:
         return plain(host)
     first, active, then = split(host, slot.active())
     base = map_of(host)
-    if base is None or hooked(host) != len(slot.handles) or len(active) > 1:
+    if base is None or hooked(host) != len(slot.handles) or not all(isinstance(a, LowRank) for a in active):
         return None
+    base = replace(base, first=first, then=then)
     if not active:
-        return replace(base, first=first, then=then)
-    adapter = active[0]
-    if not isinstance(adapter, LowRank) or (adapter.dropout and adapter.training):
-        return None
+        return base
+    adapter: LowRank = active[0]  # type: ignore[assignment]
+    if len(active) > 1 or (adapter.dropout and adapter.training):
+        return replace(base, beside=partial(_beside, host, active))
     if isinstance(adapter, DoraAdapter) and base.decode is None:
-        base, then = replace(base, bias=None), _chained(partial(adapter.rescaled, host), then)
+        base = replace(base, bias=None, then=_chained(partial(adapter.rescaled, host), then))
     elif not adapter.additive:
-        return None
+        return replace(base, beside=partial(_beside, host, active))
     A, B = adapter.factors()
-    if not len(A):  # AdaLoRA may leave a matrix nothing
-        return replace(base, first=first, then=then)
-    return replace(base, A=A, B=B, scale=adapter.scale, first=first, then=then)
+    # AdaLoRA may leave a matrix nothing
+    return replace(base, A=A, B=B, scale=adapter.scale) if len(A) else base
+
+
+def _beside(host: nn.Module, adapters: Sequence[Adapter], x: Tensor, output: Tensor) -> Tensor:
+    for adapter in adapters:
+        output = adapter.after(host, (x,), {}, output)
+    return output
 
 
 def _chained(one: Chain, other: Chain | None) -> Chain:

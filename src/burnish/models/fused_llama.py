@@ -13,8 +13,6 @@ from burnish.ops.projections import Norm, Projection, add_and_norm, gate_and_pro
 from burnish.ops.rotary_attention import Setting, rotary_attention
 
 MAPS = tuple(f"self_attn.{n}_proj" for n in "qkvo") + tuple(f"mlp.{n}_proj" for n in ("gate", "up", "down"))
-_ALONE = ("self_attn.o_proj", "mlp.down_proj")
-"""Maps that share their input with no other."""
 
 WINDOWS: Mapping[str, Callable[[nn.Module], int | None]] = {
     "llama": lambda attention: None,
@@ -38,10 +36,7 @@ def plan(layer: Any, hidden: Tensor, kwargs: Mapping[str, Any], resolve: Resolve
         return None
     if type(mlp.act_fn).__name__ not in ("SiLUActivation", "SiLU"):
         return None
-    maps = maps_of(layer, MAPS, resolve)
-    if maps is not None and any(maps[name].first is not None for name in MAPS if name not in _ALONE):
-        return None
-    return maps
+    return maps_of(layer, MAPS, resolve)
 
 
 def run(layer: Any, maps: Mapping[str, Projection], kwargs: Mapping[str, Any], hidden: Tensor) -> Tensor:
@@ -66,7 +61,7 @@ def _into(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """``s = x + delta``, its norm where anything but maps reads it (else s), and the maps of the norm."""
     norm, behind = _norm(module, x), _beside(module).behind
-    if behind is None and not readers:
+    if behind is None and not readers and not any(p.reads for p in maps):
         total, outputs = norm_and_project(x, delta, norm, maps)
         return total, total, outputs
     total, y = add_and_norm(x, delta, norm)

@@ -49,8 +49,8 @@ def sum_and_norm(
 
 
 def gelu_and_project(x_NF: Tensor, projection: Projection) -> Tensor:
-    """The projection of ``x Phi(x)`` (Hendrycks & Gimpel, 2016), which is not kept without ``first``."""
-    if projection.first is not None:
+    """The projection of ``x Phi(x)`` (Hendrycks & Gimpel, 2016), kept where more than the map reads it."""
+    if projection.reads:
         return project(F.gelu(x_NF), [projection])[0]
     return projection.finish(_GeluAndProject.apply(x_NF, constants_of([projection]), *projection.tensors))
 

@@ -39,8 +39,10 @@ class Projection:
         A: [R, I], or None for a map without an update.
         B: [O, R].
         scale: s.
-        first: What happens to the input before, position by position; ``norm_and_project`` knows none.
-        then: What happens to the output afterwards, likewise. Autograd sees both apart from the map.
+        first: What happens to the input before, position by position.
+        beside: From the input behind ``first`` and the output to what the output becomes, likewise.
+        then: What happens to the output afterwards, likewise. Autograd sees these three apart from the map, and
+            ``norm_and_project`` knows the last alone.
         decode: Makes W [O, I] in a format where ``weight`` holds it in another form (weights of 4 bits); it is called
             once in the forward pass and once in the backward pass, and W is given up after each product.
     """
@@ -51,6 +53,7 @@ class Projection:
     B: Tensor | None = None
     scale: float = 1.0
     first: Callable[[Tensor], Tensor] | None = None
+    beside: Callable[[Tensor, Tensor], Tensor] | None = None
     then: Callable[[Tensor], Tensor] | None = None
     decode: Decode | None = None
 
@@ -59,8 +62,16 @@ class Projection:
         """What autograd is to know of."""
         return (self.weight, self.bias, self.A, self.B)
 
-    def finish(self, output: Tensor) -> Tensor:
-        """The output of the map, and what happens to it afterwards."""
+    @property
+    def reads(self) -> bool:
+        """Whether anything but the map and its update reads the input, which then has to be there by itself."""
+        return self.first is not None or self.beside is not None
+
+    def finish(self, output: Tensor, x: Tensor | None = None) -> Tensor:
+        """The output of the map, and what happens to it afterwards; x is its input, where ``beside`` is given."""
+        if self.beside is not None:
+            assert x is not None  # whoever makes the input within an operation asks ``reads``
+            output = self.beside(x, output)
         return output if self.then is None else self.then(output)
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
@@ -87,7 +98,7 @@ def project(x: Tensor, projections: Sequence[Projection]) -> list[Tensor]:
 def _project_together(x: Tensor, projections: Sequence[Projection]) -> list[Tensor]:
     flat = x.reshape(-1, x.shape[-1])
     outputs = _Project.apply(flat, constants_of(projections), *_tensors(projections))
-    return [p.finish(o.view(*x.shape[:-1], -1)) for p, o in zip(projections, outputs, strict=True)]
+    return [p.finish(o.view(*x.shape[:-1], -1), x) for p, o in zip(projections, outputs, strict=True)]
 
 
 def norm_and_project(
@@ -98,8 +109,8 @@ def norm_and_project(
     Returns:
         s (x itself without a delta) and the projections, [..., O].
     """
-    if any(p.first is not None for p in projections):
-        raise ValueError("a map behind a shared norm cannot change its input")
+    if any(p.reads for p in projections):
+        raise ValueError("nothing but maps can read a norm that is not kept")
     flat = x.reshape(-1, x.shape[-1])
     flat_delta = delta.reshape_as(flat) if delta is not None else None
     settings = (norm.eps, norm.offset, constants_of(projections))
@@ -116,8 +127,8 @@ def add_and_norm(x: Tensor, delta: Tensor | None, norm: Norm) -> tuple[Tensor, T
 
 
 def gate_and_project(gate: Tensor, up: Tensor, projection: Projection) -> Tensor:
-    """The projection of ``silu(gate) * up`` (SwiGLU; Shazeer, 2020, equation 6), not kept without ``first``."""
-    if projection.first is not None:
+    """The projection of ``silu(gate) * up`` (SwiGLU; Shazeer, 2020, equation 6), kept if more than the map reads it."""
+    if projection.reads:
         return project(F.silu(gate) * up, [projection])[0]
     flat_gate, flat_up = (t.reshape(-1, t.shape[-1]) for t in (gate, up))
     output = _GateAndProject.apply(flat_gate, flat_up, constants_of([projection]), *projection.tensors)

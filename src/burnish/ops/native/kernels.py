@@ -138,6 +138,15 @@ def rotate_(x_TD: Tensor, cosine_TE: Tensor, sine_TE: Tensor, width: int, sign: 
     return x_TD
 
 
+def dropout(x: Tensor, drop: Drop) -> Tensor:
+    """``x`` with the mask of a drop, of any shape; contiguous."""
+    out = torch.empty_like(x)
+    width = x.shape[-1] if x.dim() else 1
+    rows = x.numel() // max(1, width)
+    _call("dropout", x, _at(x), _at(out), rows, width, ctypes.byref(_Dropout.of(drop)))
+    return out
+
+
 def layer_norm(
     x_ND: Tensor, residual_ND: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, drop: Drop
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
