@@ -98,20 +98,17 @@ def test_added_biases_act_and_are_not_merged() -> None:
         attached.merge_()
 
 
-def test_fused_layers_add_biases() -> None:
-    """Biases on maps only: behind the products of a fused layer. A norm with an adapter takes the plain way."""
+@pytest.mark.parametrize("config", [BitfitConfig(add_missing=True), NormConfig()])
+def test_fused_layers_add_biases_and_tune_norms(config: Any) -> None:
+    """Behind the products of a fused layer, and behind its norms."""
     model: Any = tiny("llama").train()
     supports_packing(model)
-    attached = shaken(model, BitfitConfig(targets=("attention", "mlp"), add_missing=True))
+    attached = shaken(model, config)
     parameters: list[Tensor] = [p for _, p in attached.trainable()]
     wanted = outcome(model, parameters)
     assert fuse(model, projection_of) == 2
     for found, expected in zip(outcome(model, parameters), wanted, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
-    other: Any = tiny("llama")
-    supports_packing(other)
-    attach(other, NormConfig())
-    assert fuse(other, projection_of) == 0
 
 
 # --- norms ------------------------------------------------------------------------------------------------------------
