@@ -387,10 +387,3 @@ def test_order_decides_whether_a_layer_is_fused() -> None:
     supports_packing(model)
     attach(model, [BottleneckConfig(), LoraConfig(rank=4)])
     assert fuse(model, projection_of) == 0
-
-
-def test_parallel_adapters_leave_layers_to_their_plain_way() -> None:
-    model: Any = tiny("llama")
-    supports_packing(model)
-    attach(model, BottleneckConfig(form="parallel"))
-    assert fuse(model, projection_of) == 0

@@ -11,7 +11,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from burnish.adapters.attach import attach
@@ -222,9 +222,14 @@ def test_fused_layers_scale(with_lora: bool) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_a_vector_ahead_of_a_shared_norm_takes_the_plain_way() -> None:
-    """The input of `up_proj` is the norm's output, which `gate_proj` reads too."""
-    model: Any = tiny("llama")
+def test_a_vector_ahead_of_a_shared_norm() -> None:
+    """The input of `up_proj` is the norm's output, which `gate_proj` reads too, unscaled: the norm is kept then."""
+    model: Any = tiny("llama").train()
     supports_packing(model)
-    attach(model, Ia3Config(targets="up_proj", feedforward="up_proj"))
-    assert fuse(model, projection_of) == 0
+    attached = attach(model, Ia3Config(targets="up_proj", feedforward="up_proj"))
+    randomize(attached.trainable())
+    parameters: list[Tensor] = [p for _, p in attached.trainable()]
+    wanted = outcome(model, parameters)
+    assert fuse(model, projection_of) == 2
+    for found, expected in zip(outcome(model, parameters), wanted, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
