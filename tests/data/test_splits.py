@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from burnish.core.errors import UserError
@@ -42,14 +42,21 @@ def ids(parts: dict[str, list[Example]]) -> dict[str, list[str]]:
 
 
 @settings(max_examples=60, deadline=None)
+@example(count=4, validation=0.375, test=0.375, seed=0)
 @given(st.integers(3, 200), st.floats(0, 0.4), st.floats(0, 0.4), st.integers(0, 99))
 def test_every_row_is_in_exactly_one_part(count: int, validation: float, test: float, seed: int) -> None:
-    rows = examples(count)
-    parts = ids(split_examples(rows, SplitConfig(validation=validation, test=test), seed=seed))
+    """Shares are rounded to rows, and to one at least; where both take all (0.375 of 4 rows is 2, twice), they are
+    refused."""
+    rows, config = examples(count), SplitConfig(validation=validation, test=test)
+    if sum(max(1, round(share * count)) for share in (validation, test) if share) >= count:
+        with pytest.raises(UserError, match="leaves none for training"):
+            split_examples(rows, config, seed=seed)
+        return
+    parts = ids(split_examples(rows, config, seed=seed))
     assert sorted(sum(parts.values(), start=[])) == sorted(e.id for e in rows)  # noqa: RUF017  # three parts
     assert parts["train"]
     assert all(p == sorted(p, key=lambda i: int(i[2:])) for p in parts.values()), "the order of the source is kept"
-    assert parts == ids(split_examples(rows, SplitConfig(validation=validation, test=test), seed=seed))
+    assert parts == ids(split_examples(rows, config, seed=seed))
 
 
 def test_amounts() -> None:
