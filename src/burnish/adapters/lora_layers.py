@@ -54,6 +54,11 @@ def matrix_of(host: nn.Module) -> Tensor:
     return turned(host, wide(weight.detach()))
 
 
+def stored(host: nn.Module) -> Tensor:
+    """The host's matrix W [D_out, D_in] in the format of its weight."""
+    return turned(host, host.weight.detach())  # type: ignore[operator, arg-type]
+
+
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in fp32, or in fp64 where it is that."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
@@ -242,12 +247,13 @@ class DoraAdapter(LoraAdapter):
     def norms(self, matrix: Tensor) -> Tensor:
         """``||W + s B A||`` of each output [D_out], fp32, without the sum as a matrix.
 
-        ``||w + s b A||^2 = ||w||^2 + 2 s b (A w) + s^2 b (A A^T) b``, exactly ``||w||`` while the update is zero.
+        ``||w + s b A||^2 = ||w||^2 + 2 s b (A w) + s^2 b (A A^T) b``, exactly ``||w||`` while the update is zero. W
+        may come as it is stored: its squares are summed in fp32, and ``A w`` is a product in its format, as ``A x`` is.
         """
         with torch.autocast(matrix.device.type, enabled=False):
             A, B = (wide(factor) for factor in self.factors())
-            square = torch.linalg.vector_norm(matrix, dim=1).square()
-            cross = (B * (matrix @ A.t())).sum(1)
+            square = torch.linalg.vector_norm(matrix, dim=1, dtype=wide(matrix[:0]).dtype).square()
+            cross = (B * (matrix @ A.to(matrix.dtype).t())).sum(1)
             own = (B * (B @ (A @ A.t()))).sum(1)
             return (square + 2 * self.scale * cross + self.scale**2 * own).clamp_min(1e-24).sqrt()
 
@@ -255,7 +261,7 @@ class DoraAdapter(LoraAdapter):
         """``b + g (W x + s B A x)`` with ``g = m / ||W + s B A||``."""
         A, B = self.factors()
         inner, scale = self._inner(host, A, args[0] if args else next(iter(kwargs.values())))
-        gain = self.magnitude / self.norms(matrix_of(host))
+        gain = self.magnitude / self.norms(stored(host))
         bias = getattr(host, "bias", None)
         mapped = output - bias if bias is not None else output
         update = F.linear(inner.to(output.dtype), (B * (gain * scale)[:, None]).to(output.dtype))
@@ -264,7 +270,7 @@ class DoraAdapter(LoraAdapter):
     def rescaled(self, host: nn.Module, y: Tensor) -> Tensor:
         """``g y + b`` of ``y = (W + s B A) x``, without b: the same for fused operations. ``y + (g - 1) y`` keeps what
         bf16 would round away of a g near one."""
-        gain = self.magnitude / self.norms(matrix_of(host)) - 1
+        gain = self.magnitude / self.norms(stored(host)) - 1
         y = torch.addcmul(y, y, gain.to(y.dtype))
         bias = getattr(host, "bias", None)
         return y if bias is None else y + bias.to(y.dtype)

@@ -18,8 +18,8 @@ FEW_ROWS = 1000
 LARGE = 10 * 10**9
 """Parameters from which on prompt tuning reached full tuning in Lester et al. (2021, figure 1).
 
-The rule of the field names the rows alone. Below this size a prompt was behind the best method in each of ten cases that
-were trained to their end (docs/planning.md), as in the source's own figure."""
+The rule of the field names the rows alone. Below this size a prompt was behind the best method in each of ten cases
+that were trained to their end (docs/planning.md), as in the source's own figure."""
 MOST_CANDIDATES = 5
 
 LORA, BOTTLENECK, PROMPT, HYBRID, FULL, IA3 = "lora", "bottleneck", "prompt", "lora&bottleneck", "full", "ia3"
