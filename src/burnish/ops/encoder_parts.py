@@ -95,10 +95,9 @@ class _GeluAndProject(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, inner, *tensors = ctx.saved_tensors
         maps = Maps(unflatten(tensors, ctx.constants), x.dtype)
-        needs = ctx.needs_input_grad[2:]
         low = maps.low_gradient([upstream])
-        grads = maps.gradients(gelu(x) if any(needs) else x, inner, [upstream], low, needs)
-        return gelu_gradient(maps.input_gradient([upstream], low), x), None, *grads
+        inward, again = gelu_gradient_(maps.input_gradient([upstream], low), x)
+        return inward, None, *maps.gradients(again, inner, [upstream], low, ctx.needs_input_grad[2:])
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -106,8 +105,8 @@ def gelu(x: Tensor) -> Tensor:
     return kernels.gelu(x) if kernels.usable(x) and x.is_contiguous() else F.gelu(x)
 
 
-def gelu_gradient(upstream: Tensor, x: Tensor) -> Tensor:
-    """``dy (Phi(x) + x phi(x))``."""
-    if kernels.usable(x, upstream) and x.is_contiguous():
-        return kernels.gelu_gradient(upstream.contiguous(), x)
-    return torch.ops.aten.gelu_backward(upstream, x)
+def gelu_gradient_(upstream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """``dy (Phi(x) + x phi(x))``, perhaps in the place of dy, and ``x Phi(x)`` again."""
+    if kernels.usable(x, upstream) and x.is_contiguous() and upstream.is_contiguous():
+        return kernels.gelu_gradient_(upstream, x)
+    return torch.ops.aten.gelu_backward(upstream, x), F.gelu(x)

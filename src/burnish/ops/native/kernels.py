@@ -188,11 +188,11 @@ def gelu(x_NF: Tensor) -> Tensor:
     return out
 
 
-def gelu_gradient(upstream: Tensor, x_NF: Tensor) -> Tensor:
-    """Gradient of x."""
-    out = torch.empty_like(x_NF)
-    _call("gelu_backward", x_NF, _at(upstream), _at(x_NF), _at(out), *x_NF.shape)
-    return out
+def gelu_gradient_(upstream: Tensor, x_NF: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of x, in the place of the upstream one, and ``x Phi(x)`` again."""
+    again = torch.empty_like(x_NF)
+    _call("gelu_backward", x_NF, _at(upstream), _at(x_NF), _at(upstream), _at(again), *x_NF.shape)
+    return upstream, again
 
 
 def softmax_gradient_(logits_CV: Tensor, labels_C: Tensor, *, gradient: bool) -> Tensor:
