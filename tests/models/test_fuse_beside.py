@@ -41,6 +41,7 @@ ON_BERT: dict[str, list[Any]] = {
     "parallel": [PARALLEL],
     "after-norm": [BEHIND_NORMS],
     "after-norm, tuned norms": [BEHIND_NORMS, NormConfig()],
+    "tuned norms, after-norm": [NormConfig(), BEHIND_NORMS],
     "parallel, LoRA": [PARALLEL, LORA],
     "DoRA": [DORA],
     "LoRA, sequential": [LORA, SEQUENTIAL],

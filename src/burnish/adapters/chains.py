@@ -39,7 +39,7 @@ def beside_of(host: nn.Module, active: Adapters) -> Beside | None:
             _, kwargs = adapter.before(host, (), kwargs)
         elif adapter.reads_residual_only:
             residual.append(adapter)
-        elif adapter.adds and not behind:  # what is behind others stays behind them
+        elif adapter.adds == "normed" or (adapter.adds and not behind):  # added behind what is behind: no known form
             adding[adapter.adds].append(adapter.change)
         elif adapter.reads_output_only:
             behind.append(adapter)
