@@ -307,15 +307,19 @@ def projection_of(host: nn.Module) -> Projection | None:
     if not active:
         return base
     adapter: LowRank = active[0]  # type: ignore[assignment]
-    if len(active) > 1 or (adapter.dropout and adapter.training):
+    if len(active) > 1 or not (adapter.additive or isinstance(adapter, DoraAdapter)):
         return replace(base, beside=partial(_beside, host, active))
-    if isinstance(adapter, DoraAdapter) and base.decode is None:
+    if isinstance(adapter, DoraAdapter):
         base = replace(base, bias=None, then=_chained(partial(adapter.rescaled, host), then))
-    elif not adapter.additive:
-        return replace(base, beside=partial(_beside, host, active))
+    if adapter.dropout and adapter.training:
+        return replace(base, beside=partial(_added, host, adapter))
     A, B = adapter.factors()
     # AdaLoRA may leave a matrix nothing
     return replace(base, A=A, B=B, scale=adapter.scale) if len(A) else base
+
+
+def _added(host: nn.Module, adapter: LowRank, x: Tensor, output: Tensor) -> Tensor:
+    return LowRank.after(adapter, host, (x,), {}, output)  # the update alone, without DoRA's lengths
 
 
 def _beside(host: nn.Module, adapters: Sequence[Adapter], x: Tensor, output: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from rich.text import Text
 from burnish.report.metrics import metric_of
 from burnish.report.numbers import decimal, p_equation, rows, signed
 
+NEITHER = "neither"
+
 
 def comparison_verdict(found: Mapping[str, Any]) -> str:
     """What came of it, in a sentence or two."""
@@ -40,12 +42,15 @@ def comparison_table(found: Mapping[str, Any]) -> Table:
     for which in ("first", "second"):
         table.add_column(Text(names[which]), justify="right", overflow="fold")
     table.add_column("difference", justify="right", no_wrap=True)
-    table.add_column("95 % interval or p", style="dim", no_wrap=True)
-    table.add_column("better")
+    table.add_column("95 % interval, p", style="dim", no_wrap=True)
+    table.add_column("better", overflow="fold", min_width=len(NEITHER))
+    if any(not row["better"] for row in found["metrics"]):
+        table.caption = f"{NEITHER}: no significant difference"
+        table.caption_justify = "left"
     for row in found["metrics"]:
         metric = metric_of(row["name"])
         evidence = p_equation(row["p_value"]) if "p_value" in row else _interval(row, metric.digits)
-        better = names[row["better"]] if row["better"] else "no significant difference"
+        better = names[row["better"]] if row["better"] else NEITHER
         cells = [metric.label, *(decimal(row[w], metric.digits) for w in ("first", "second"))]
         table.add_row(*map(Text, [*cells, signed(row["difference"], metric.digits), evidence, better]))
     return table
