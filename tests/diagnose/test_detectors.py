@@ -7,10 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModel
 
+from burnish.adapters.attach import attach
+from burnish.adapters.registry import METHODS
+from burnish.core.errors import UserError
 from burnish.diagnose.detectors import DETECTORS, alarms, diagnose, first_alarms
 from burnish.diagnose.moves import agreement, noise_scale
 from burnish.diagnose.series import Facts, Series
+from burnish.train.gradients import group_of
+from tests.support.tiny import tiny
 
 LOG2 = math.log(2)
 CLASSES = Facts(total=100, chance=LOG2, uniform=LOG2, batch_size=16, max_grad_norm=1.0, rate=1e-3)
@@ -80,6 +87,25 @@ def test_updates_of_a_fifth_of_the_weights() -> None:
     assert "loss.rate-too-high" in codes(series(noisy(falling()), gradients=gradients))
     calm = [{"groups_ratio": {"weight": 0.02, "bias": 3.0}} for _ in range(8)]  # a bias begins at zero
     assert codes(series(noisy(falling()), gradients=calm)) == set()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_no_method_s_own_rate_is_called_too_high(method: str, kind: str) -> None:
+    """AdamW's first updates have the size of the rate, so their ratio is the rate over the root mean square of what a
+    kind of parameters begins as. It stays below a tenth for every method at its own rate, or the kind is left out."""
+    model = tiny(kind) if kind != "bert" else AutoModel.from_config(tiny(kind).config)  # a root, as under a head
+    try:
+        attached = attach(model, METHODS[method].config(method=method))
+    except UserError:
+        return  # BitFit, where there are no biases
+    parts: dict[str, list[torch.Tensor]] = {}
+    for name, parameter in attached.trainable():
+        parts.setdefault(group_of(name), []).append(parameter.detach().double().flatten())
+    rate = attached.learning_rate[0]
+    ratios = {group: rate / max(1e-12, float(torch.cat(p).square().mean().sqrt())) for group, p in parts.items()}
+    gradients = [{"groups_ratio": ratios} for _ in range(8)]
+    assert "loss.rate-too-high" not in codes(series(noisy(falling()), gradients=gradients)), ratios
 
 
 def test_a_loss_that_swings() -> None:

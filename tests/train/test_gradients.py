@@ -37,6 +37,9 @@ def test_names_lie_in_layers_and_groups() -> None:
     assert layer_of("model.decoder.layers.2.fc1.weight") == "decoder 2"
     assert (layer_of("classifier.weight"), group_of("classifier.weight")) == ("outside", "head")
     assert group_of("model.embed_tokens.weight") == "embedding"
+    # a prompt's host is the backbone, which an encoder with a head is itself
+    assert group_of("burnish_adapters.default.prompt.prompt") == "prompt.prompt"
+    assert group_of("model.burnish_adapters.default.prompt.prompt") == "prompt.prompt"
 
 
 def stepped(decay: float, max_norm: float | None) -> tuple[dict[str, Any], list[Any]]:

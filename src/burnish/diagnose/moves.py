@@ -12,8 +12,10 @@ SKIPPED = 3
 """Measurements at the beginning that are left out: AdamW's first updates are all of the same size."""
 RECENT = 12
 """Measurements that an agreement is taken over."""
-FROM_ZERO = ("embedding", "bias", "norm", "head", "lora.B", "bottleneck.up", "prompt", "prefix")
-"""Kinds of parameters that begin at or near zero, or of which a batch reaches few rows: their ratio says nothing."""
+FROM_ZERO = ("embedding", "bias", "norm", "head", "lora.B", "bottleneck.up", "prompt", "prefix", "adalora", "vera")
+"""Kinds of parameters that begin at or near zero, or of which a batch reaches few rows: their ratio says nothing.
+
+AdaLoRA's factors begin at 0.02 and VeRA's scales at 0.1 and 0; each method's own rate is a tenth of that and more."""
 
 
 def weight_ratio(series: Series) -> tuple[int, float] | None:

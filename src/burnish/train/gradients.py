@@ -41,8 +41,9 @@ def layer_of(name: str) -> str:
 
 def group_of(name: str) -> str:
     """What kind of parameter a name is: ``lora.A``, ``head``, ``embedding``, ``norm``, ``bias`` or ``weight``."""
-    if ".burnish_adapters." in name:
-        return ".".join(name.rpartition(".burnish_adapters.")[2].split(".")[-2:])
+    inner = f".{name}".rpartition(".burnish_adapters.")[2]  # a prompt hangs on the model itself: nothing stands before
+    if inner != f".{name}":
+        return ".".join(inner.split(".")[-2:])
     lowered = name.lower()
     return next((role for word, role in _ROLES if word in lowered), "weight")
 
