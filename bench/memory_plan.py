@@ -233,7 +233,7 @@ def predicted(recipe: dict[str, Any], start: int) -> dict[str, Any]:
     from burnish.train.config import RunConfig
 
     sketch = sketch_of(build(RunConfig, recipe))
-    overhead = overhead_here(sketch.config.model, sketch.precision, sketch.device, start)
+    overhead = overhead_here(sketch, start)
     return memory_plan(footprint_of(sketch), overhead).to_json()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from burnish.ops.machine import keep_memory, preferred_dtype, product_rate
+from burnish.ops.machine import cached_products, keep_memory, preferred_dtype, product_rate
 
 FAULTS = """
 import resource, sys, torch
@@ -82,3 +82,12 @@ def test_what_is_freed_between_others_goes_back() -> None:
         command = [sys.executable, "-c", HELD, mode]
         left[mode] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert left["default"] > 80 << 10 and left["return"] < 20 << 10, left
+
+
+def test_prepared_products_are_counted_as_the_environment_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two caches of 128 by default; a user's 16 in one of them makes 144."""
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        monkeypatch.delenv(name, raising=False)
+    assert cached_products() == 256
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "16")
+    assert cached_products() == 144

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -233,6 +234,27 @@ def test_the_highest_phase_decides() -> None:
     plan = memory_plan(WHOLE, Overhead(start=7, computing=5))
     assert plan.highest.name == "forward and backward" and plan.peak == 1492
     assert plan.fits(1600) and not plan.fits(1500)
+
+
+def test_a_ledger_knows_products_by_shape() -> None:
+    """Two shapes in bf16, one of them twice; fp32 has no prepared code and counts for nothing."""
+    a, b = torch.ones(4, 6, dtype=torch.bfloat16), torch.ones(6, 3, dtype=torch.bfloat16)
+    with Ledger() as ledger:
+        _ = a @ b, a @ b, a[:2] @ b, a.float() @ b.float()
+    assert len(ledger.products) == 2
+
+
+def test_prepared_products_come_with_every_number_of_rows() -> None:
+    """3 kinds of products in 4 lengths are 12 of 10 bytes, where 256 are kept; of 100 lengths 256 are. They are there
+    from the first product on, and not while the model is loaded."""
+    some = replace(WHOLE, products=3)
+    four = memory_plan(some, Overhead(0, product=10, most_products=256, lengths=4))
+    first, *others = four.phases
+    assert first.name == "load" and "prepared products" not in first.parts
+    assert {phase.parts["prepared products"] for phase in others} == {120}
+    many = memory_plan(some, Overhead(0, product=10, most_products=256, lengths=100))
+    assert many.highest.parts["prepared products"] == 2560
+    assert share_of(some, Engine("zero3", 4)).device.products == 3  # each process prepares its own
 
 
 def test_cards_and_shapes_are_known_by_name() -> None:

@@ -166,6 +166,15 @@ def test_the_heaviest_micro_batch_is_of_the_heaviest_update(lengths: list[int], 
     assert places(found[-1]) == max(map(places, cuts))
 
 
+def test_sizes_of_micro_batches() -> None:
+    """In updates of two rows each, in the order of the rows: 36, 23, 29 and 15 tokens, which are 2, 1, 1 and 1 times
+    32 places or less; padded 62, 28, 44 and 24, of which the first and the third need two."""
+    packed = updates("packed", batch_size=2, shuffle=False)
+    assert [int(sum(packed.lengths[packed.rows(step)])) for step in range(4)] == [36, 23, 29, 15]
+    assert packed.sizes(32) == 2 and packed.sizes(1) == 4 and packed.sizes(1, looked_at=1) == 1
+    assert updates("padded", batch_size=2, shuffle=False).sizes(32) == 2
+
+
 @pytest.mark.parametrize(("epochs", "steps"), [(1.0, 3), (0.5, 2), (1.01, 4), (2, 6)])
 def test_fractions_of_an_epoch(epochs: float, steps: int) -> None:
     """Three updates an epoch: ceil(3 * 0.5) = 2, ceil(3.03) = 4."""

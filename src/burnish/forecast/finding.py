@@ -43,7 +43,7 @@ class Foresight:
         engine = engine_of(config, world_size())
         sketch = replace(sketched(config, prepared), share=Share(0, engine.processes))
         whole = footprint_of(sketch)  # before the process is looked at, since tracing takes memory too
-        overhead = overhead_here(config.model, sketch.precision, sketch.device)
+        overhead = overhead_here(sketch)
         overhead = of_several(overhead, whole, sketch, engine)
         plan = memory_plan(whole, overhead, engine)
         limit = limit_here(sketch.device, processes_here())

@@ -11,15 +11,14 @@ import torch
 from burnish.core.engines import PARTING
 from burnish.core.machine import memory
 from burnish.forecast.sketch import Sketch, footprint_of
-from burnish.models.config import ModelConfig
 from burnish.models.fetch import fetch
+from burnish.models.forward import PACK_MULTIPLE
 from burnish.models.load import converted_bytes
-from burnish.ops.machine import keeps_memory
+from burnish.ops.machine import cached_products, keeps_memory
 from burnish.plan.engines import Engine
 from burnish.plan.footprint import Footprint
 from burnish.plan.memory import GPU_OVERHEAD, MIB, MemoryPlan, Overhead, memory_plan
 from burnish.train.config import RunConfig
-from burnish.train.precision import Precision
 
 COMPUTING = 60 * MIB
 """Pages of libraries that are first touched when a model is loaded and computes: measured, docs/planning.md."""
@@ -29,24 +28,36 @@ GROWTH = {torch.float32: 1.30, torch.bfloat16: 1.08, torch.float16: 1.30}
 The products of fp32 take workspaces that come and go between the tensors which stay, and leave more holes."""
 
 
-def overhead_here(config: ModelConfig, precision: Precision, device: str, start: int | None = None) -> Overhead:
+PREPARED = round(0.65 * MIB)
+"""What oneDNN and the layer above it keep for a bf16 product of one shape, whatever the shape: measured, likewise."""
+
+
+def overhead_here(sketch: Sketch, start: int | None = None) -> Overhead:
     """What a process here takes besides its tensors: what it holds now, and what loading and computing will add.
 
     Args:
-        config: The model.
-        precision: The number formats.
-        device: ``cpu`` or ``cuda``.
+        sketch: The recipe.
         start: What such a process holds before it loads a model; what this one holds now if None.
     """
-    if device != "cpu":
+    if sketch.device != "cpu":
         return Overhead(GPU_OVERHEAD)
+    config, precision = sketch.config.model, sketch.precision
     folder = fetch(config, weights=False).folder
     files = converted_bytes(folder, precision.base)
     # what is quantised was mapped from a file whose other tensors, where they need no conversion, keep it mapped
     mapped = converted_bytes(folder, None) - files if config.quantization is not None else 0
     keeps = keeps_memory()
     growth = GROWTH[precision.compute] if keeps else 1.0
-    return Overhead((start if start is not None else resident()) + mapped, COMPUTING, files, growth, keeps)
+    return Overhead(
+        (start if start is not None else resident()) + mapped,
+        COMPUTING,
+        files,
+        growth,
+        keeps,
+        product=PREPARED if precision.compute != torch.float32 else 0,
+        most_products=cached_products(),
+        lengths=sketch.updates().sizes(PACK_MULTIPLE["cpu"]),
+    )
 
 
 def of_several(overhead: Overhead, whole: Footprint, sketch: Sketch, engine: Engine) -> Overhead:
@@ -81,7 +92,7 @@ def resident() -> int:
 def plan_memory(sketch: Sketch, engine: Engine | None = None, overhead: Overhead | None = None) -> MemoryPlan:
     """The memory of each phase of a recipe's run."""
     if overhead is None:
-        overhead = overhead_here(sketch.config.model, sketch.precision, sketch.device)
+        overhead = overhead_here(sketch)
     return memory_plan(footprint_of(sketch), overhead, engine)
 
 

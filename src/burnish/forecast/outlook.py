@@ -127,7 +127,7 @@ def of_shape(name: str, overrides: Sequence[str] = ()) -> RunConfig:
 def _overhead(sketch: Sketch, unread: bool) -> Overhead:
     if sketch.device == "cuda":
         return Overhead(GPU_OVERHEAD)
-    found = overhead_here(sketch.config.model, sketch.precision, sketch.device)
+    found = overhead_here(sketch)
     return replace(found, files=0) if unread else found
 
 

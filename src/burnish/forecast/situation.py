@@ -62,11 +62,7 @@ def _peak(sketch: Sketch, method: str) -> int | None:
     try:
         changed = sketch.with_config(config.model_copy(update={"adapter": adapter, "stages": ()}))
         whole = footprint_of(changed)
-        overhead = (
-            Overhead(GPU_OVERHEAD)
-            if sketch.device == "cuda"
-            else overhead_here(config.model, changed.precision, sketch.device)
-        )
+        overhead = Overhead(GPU_OVERHEAD) if sketch.device == "cuda" else overhead_here(changed)
     except Exception:  # as for a run: a plan that cannot be made stops nothing
         return None
     return memory_plan(whole, overhead).peak

@@ -144,6 +144,15 @@ def bound_product_caches() -> None:
         os.environ.setdefault(name, value)
 
 
+def cached_products() -> int:
+    """How many prepared products the two caches may hold together, as ``bound_product_caches`` or a user has it.
+
+    What one of them has forgotten the other may know, so that in the long run they hold different ones.
+    """
+    found = [os.environ.get(name, value) for name, value in _CACHED_PRODUCTS.items()]
+    return sum(int(value) for value in found if value.isdecimal())
+
+
 def _product_seconds(a: torch.Tensor, b: torch.Tensor) -> float:
     began = time.perf_counter()
     result = torch.nn.functional.linear(a, b)

@@ -41,6 +41,7 @@ class Footprint:
         trained_base: Bytes of ``weights`` that are trained.
         largest: Bytes of the largest layer's weights, which an engine that shards gathers.
         held: What holds the model near its original: a frozen copy of it, copies of trained weights, importances.
+        products: How many products of half-precision numbers of a micro-batch differ in shape; no bytes.
     """
 
     weights: int
@@ -55,6 +56,7 @@ class Footprint:
     trained_base: int = 0
     largest: int = 0
     held: int = 0
+    products: int = 0
 
     @property
     def kept(self) -> int:
@@ -97,7 +99,7 @@ def footprint(
     base = {id(p) for p in shadow.model.parameters()} - {id(p) for p in adapter_parameters(shadow)}
     own = [p for _, p in named if id(p) not in base]
     gradients = sum(p.numel() * p.element_size() for _, p in named)
-    kept, peak = _trained(shadow, batch, terms, accumulates)
+    kept, peak, products = _trained(shadow, batch, terms, accumulates)
     lived = gradients if accumulates else 0
     return Footprint(
         weights=shadow.stored,
@@ -111,6 +113,7 @@ def footprint(
         trained=sum(p.numel() for _, p in named),
         trained_base=sum(p.numel() * p.element_size() for _, p in named if id(p) in base),
         largest=_largest_layer(shadow.model),
+        products=products,
     )
 
 
@@ -128,8 +131,8 @@ def adapter_parameters(shadow: Shadow) -> list[nn.Parameter]:
     return [p for item in shadow.attached.placed for p in item.adapter.parameters()]
 
 
-def _trained(shadow: Shadow, batch: Batch, terms: Sequence[Term], accumulates: bool) -> tuple[int, int]:
-    """Bytes that live after the forward pass, and the most that live during forward and backward."""
+def _trained(shadow: Shadow, batch: Batch, terms: Sequence[Term], accumulates: bool) -> tuple[int, int, int]:
+    """Bytes that live after the forward pass, the most that live during forward and backward, and the products."""
     ledger = Ledger()
     ledger.ignore(_tensors(shadow))
     shadow.model.train()
@@ -146,7 +149,7 @@ def _trained(shadow: Shadow, batch: Batch, terms: Sequence[Term], accumulates: b
         del share, context
     for _, parameter in shadow.trainable:
         parameter.grad = None
-    return kept, ledger.peak
+    return kept, ledger.peak, len(ledger.products)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_iter
 
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index_put")
 _NUMBER = "aten::_local_scalar_dense"
+_PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
 
 
 class Ledger(TorchDispatchMode):
@@ -29,11 +30,13 @@ class Ledger(TorchDispatchMode):
     Attributes:
         live: Bytes that live now.
         peak: The most that lived at once since the last ``restart``.
+        products: The matrix products of half-precision numbers that differ in shape or layout.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
+        self.products: set[Any] = set()
         self._known: dict[int, int] = {}
 
     def restart(self) -> None:
@@ -56,6 +59,8 @@ class Ledger(TorchDispatchMode):
             return 1.0 if args[0].is_floating_point() else 1
         if name in _INDEXING:
             args = (args[0], _places(args[1]), *args[2:])
+        if name in _PRODUCTS and args[0].dtype in (torch.bfloat16, torch.float16):
+            self.products.add((name, *((a.shape, a.stride()) for a in args if isinstance(a, Tensor))))
         result = operator(*args, **(kwargs or {}))
         for value in tree_iter(result):
             if isinstance(value, Tensor):

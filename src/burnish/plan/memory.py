@@ -31,6 +31,9 @@ class Overhead:
             an earlier one are too small.
         mapped: Bytes of the files that weights are shared out of. Each process has their pages among its own, and the
             machine holds them once, for as long as it has room.
+        product: Bytes of code and workspace that are kept for a product of half-precision numbers of one shape.
+        most_products: How many of them are kept at most.
+        lengths: How many numbers of rows a product comes in: micro-batches that differ in size.
     """
 
     start: int
@@ -39,6 +42,13 @@ class Overhead:
     growth: float = 1.0
     keeps: bool = False
     mapped: int = 0
+    product: int = 0
+    most_products: int = 0
+    lengths: int = 1
+
+    def prepared(self, products: int) -> int:
+        """Bytes that are kept for products of so many kinds, each with every number of rows."""
+        return self.product * min(self.most_products, products * self.lengths)
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,8 @@ def _phases(share: Share, overhead: Overhead) -> list[Phase]:
     original = {"held of the original": one.held} if one.held else {}
     framework |= {"mapped weights": overhead.mapped} if overhead.mapped else {}
     there = {**framework, **base, **original, "gathered layers": share.gathered, "optimizer": one.optimizer}
+    prepared = overhead.prepared(one.products)
+    there |= {"prepared products": prepared} if prepared else {}
     living = {"activations": one.activations, "gradients and work": one.working}
     holes = {"allocator": round((overhead.growth - 1) * sum(living.values()))}
     kept = {"kept from evaluating": one.evaluation if overhead.keeps else 0}

@@ -128,6 +128,11 @@ class Updates:
         cut = [micro for step in chosen for micro in self.cut(step)]
         return self.collate(max(cut, key=self._places)) if cut else self.samples(min(chosen))[""]
 
+    def sizes(self, multiple: int, looked_at: int = 64) -> int:
+        """How many sizes the micro-batches of the first updates have, in steps of so many places; one at least."""
+        steps = range(min(looked_at, self.total_steps))
+        return max(1, len({-(-self._places(micro)[0] // multiple) for step in steps for micro in self.cut(step)}))
+
     def _places(self, rows: Sequence[int]) -> tuple[int, int]:
         lengths = self.lengths[list(rows)]
         area = lengths.sum() if self.layout == "packed" else len(rows) * lengths.max()
