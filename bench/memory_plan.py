@@ -280,6 +280,7 @@ def main() -> None:
         if given.only not in title(job):
             continue
         if "peaks" not in found and left > 0:
+            recipe_of(job, folder)  # rows and model are made here: what that takes is not part of a run
             left, results[title(job)] = left - 1, {**found, "peaks": asked(job, given.results)}
             found = results[title(job)]
         if found.get("peaks") and ("predicted" not in found or given.again):

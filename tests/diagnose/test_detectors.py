@@ -193,6 +193,17 @@ def test_layers_that_vanish_and_explode() -> None:
     assert codes(series(noisy(falling()), gradients=loud)) == {"gradients.exploding"}
 
 
+def test_quiet_kinds_of_parameters_do_not_vanish() -> None:
+    """Keys and values of prefixes have gradients of 0.004 where the head has 0.8, and learn; a thousandth of the
+    loudest is a fault for them too, and 0.004 is one for weights."""
+    line = {"layers": {"0": 0.004, "1": 0.005, "outside": 0.8}, "groups": {"prefix.key": 0.005, "prefix.value": 0.006}}
+    assert codes(series(noisy(falling()), gradients=[line | {"groups": {**line["groups"], "head": 0.8}}] * 8)) == set()
+    fainter = line | {"layers": {"0": 0.0004, "1": 0.005, "outside": 0.8}}
+    assert codes(series(noisy(falling()), gradients=[fainter] * 8)) == {"gradients.vanishing"}
+    weights = line | {"groups": {"prefix.key": 0.005, "lora.B": 0.005}}
+    assert codes(series(noisy(falling()), gradients=[weights] * 8)) == {"gradients.vanishing"}
+
+
 def test_small_gradients_of_a_loss_that_is_learnt_do_not_vanish() -> None:
     """Norms fall from 1 to 1e-3 with the loss; those of the beginning count."""
     lines = [{"layers": {"0": float(norm), "1": float(norm)}} for norm in np.logspace(0, -3, 60)]
