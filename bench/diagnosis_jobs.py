@@ -279,5 +279,9 @@ HEALTHY = (
         train={"gradient_accumulation_steps": 4, "schedule": "linear"},
     ),
     Condition("healthy: decoder, converged", decoder=True, count=300, adapter="full", train={"max_steps": 150}),
+    *(
+        Condition(f"healthy: {method}", adapter=method, train={"learning_rate": None})  # at its own rate
+        for method in ("prompt", "p-tuning", "prefix", "vera", "adalora", "ia3", "norm")
+    ),
 )  # fmt: skip
 CONDITIONS = {condition.name: condition for condition in (*FAULTS, *HEALTHY)}

@@ -22,7 +22,7 @@ FEWEST = 4
 """Measurements without which nothing is said."""
 FAINT = 1e-3
 """Share of the loudest layer's norm below which a layer hears nothing."""
-QUIET = ("prefix.", "vera.", "adalora.")
+QUIET = ("prefix.", "vera.", "adalora.", "ia3.")
 """Kinds of parameters whose gradients are small by construction, since they are few or stand beside small or fixed
 factors: 0.002 to 0.006 in healthy runs of MiniLM. Of them the share of the loudest layer alone tells."""
 CLIPPED = 0.95
