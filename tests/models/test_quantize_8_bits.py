@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from burnish.adapters.lora_loftq import start_from_whole
 from burnish.adapters.registry import METHODS
 from burnish.core.config import build
 from burnish.core.errors import UserError
+from burnish.models import quantize
 from burnish.models.config import ModelConfig, QuantizationConfig
 from burnish.models.fuse import fuse
 from burnish.models.quantize import bits_of, bytes_by_part, is_quantized, matrix_of, round_trip_
@@ -138,3 +141,19 @@ def test_what_has_no_meaning_or_was_not_tried_is_refused() -> None:
     with pytest.raises(UserError, match="not tried on a base of 8 bits"):
         attach(model, METHODS["peft:LOHA"].config(method="peft:LOHA"))
     assert start_from_whole(attach(model, LoraConfig(rank=2)), lambda: tiny("llama")) == 0
+
+
+def test_an_old_weight_goes_before_the_next_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 14 maps one is alive in its old form fewer each time: a model is never there twice."""
+    model = tiny("llama")
+    old = [weakref.ref(m.weight) for n, m in model.named_modules() if isinstance(m, nn.Linear) and "layers" in n]
+    alive: list[int] = []
+    own = quantize._quantised
+
+    def counted(host: nn.Module, make: Any) -> nn.Module:
+        alive.append(sum(ref() is not None for ref in old))
+        return own(host, make)
+
+    monkeypatch.setattr(quantize, "_quantised", counted)
+    quantize.quantize_(model, QuantizationConfig(kind="int8"), torch.float32)
+    assert alive == list(range(14, 0, -1))

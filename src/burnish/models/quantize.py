@@ -27,11 +27,17 @@ from burnish.models.anatomy import ALL_LINEAR, Site, select
 from burnish.models.bitsandbytes_library import load_bitsandbytes
 from burnish.models.config import QuantizationConfig
 from burnish.models.quantize_8_bits import EightBitLinear, unpacked
+from burnish.ops.machine import trim_memory
 from burnish.ops.projections import Projection, project
 
 INT8 = "int8"
 Make = Callable[[Tensor, Tensor | None], nn.Module]
 _COMPUTE = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+TRIMMED = 4
+"""Maps of few bits behind which freed memory is handed back: temporaries leave holes between the codes, which had grown
+to half the size of the weights in fp32 on SmolLM2."""
 
 
 def quantize_(
@@ -53,9 +59,13 @@ def quantize_(
     """
     make = _MAKERS[config.kind](config, dtype, shapes)
     chosen, skipped = _chosen(model, config)
-    for site in chosen:  # the old weight goes before the next one comes
+    count = len(chosen)
+    for number in range(count):
+        site = chosen.pop()  # the old weight goes before the next one comes: nobody else may hold it
         parent, _, name = site.name.rpartition(".")
         setattr(model.get_submodule(parent), name, _quantised(site.host, make))
+        if number % TRIMMED == 0 and not shapes:
+            trim_memory()
     kept = _kept_in_fp32(model)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not (kept & set(name.split("."))):
@@ -63,7 +73,7 @@ def quantize_(
         parameter.requires_grad_(False)
     return {
         "settings": config.model_dump(mode="json"),
-        "modules": len(chosen),
+        "modules": count,
         "skipped": [site.name for site in skipped],
         "bytes": {} if shapes else bytes_by_part(model),
     }
