@@ -118,8 +118,8 @@ class Recorder(TorchDispatchMode):
             return value.detach() if isinstance(value, Tensor) else value
         key = (tuple(value.shape), value.stride(), value.dtype)
         if key not in self.stand_ins:
-            made = torch.empty_strided(*key[:2], dtype=value.dtype)
-            self.stand_ins[key] = made.copy_(torch.randn(value.shape) / 8)
+            size = 1 + sum((n - 1) * step for n, step in zip(*key[:2], strict=True))  # steps of 0 repeat a number
+            self.stand_ins[key] = (torch.randn(size) / 8).to(value.dtype).as_strided(*key[:2])
         return self.stand_ins[key]
 
 
