@@ -31,6 +31,7 @@ from burnish.benchmarks.process import SCRIPTS
 from burnish.benchmarks.runner import Plan, choose, prepare
 from burnish.core.config import build
 from burnish.core.events import Event, Stepped
+from burnish.plan.ledger import PRODUCTS
 from burnish.train.config import RunConfig
 from burnish.train.folder import RunFolder
 from burnish.train.job import Cadence, Job
@@ -40,7 +41,6 @@ from burnish.train.score import Scorer
 from burnish.train.setup import Setup, set_up
 from burnish.train.state import TrainState
 
-PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"}
 UNTIMED = 1
 """First updates of a pass that are left out: they rehearse and make memory."""
 Product = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -86,13 +86,11 @@ def updates_of(folder: Path) -> tuple[Setup, Job]:
     sys.path.insert(0, str(SCRIPTS))
     from measure import read_job
     from ours import recipe
+    from ours_classes import recipe_of_classes
 
+    recipes = {"completion": recipe, "classification": recipe_of_classes}
     shared = read_job(folder)
-    values = recipe(folder, shared)
-    if shared["kind"] == "classification":
-        head = {"pooling": "pooler", "dropout": 0.1, "head_rate_scale": 1.0}
-        values["task"] = {"kind": "classification", "labels": shared["labels"], **head}
-    setup: Setup = set_up(build(RunConfig, values))
+    setup: Setup = set_up(build(RunConfig, recipes[shared["kind"]](folder, shared)))
     made = make_job(setup, Scorer(setup, []), RunFolder(folder / "run"))
     return setup, replace(made, cadence=Cadence(), evaluate=lambda: {"loss": 0.0}, save=lambda state: Path("nowhere"))
 

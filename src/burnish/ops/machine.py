@@ -104,11 +104,10 @@ def keep_memory() -> bool:
     """
     if not keeps_memory():
         return False
+    trim_memory()
     try:
-        libc = ctypes.CDLL(None)
-        mallopt = libc.mallopt
-        libc.malloc_trim(0)
-    except (OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
         return False
     return min(mallopt(option, value) for option, value in _KEEP_MEMORY.items()) == 1
 
@@ -120,11 +119,10 @@ def return_memory() -> bool:
     size that it maps apart with each block that is freed, up to 32 MiB, and keeps what lies between others: several
     times what is in use, of many gathered layers.
     """
+    trim_memory()
     try:
-        libc = ctypes.CDLL(None)
-        libc.malloc_trim(0)
-        return bool(libc.mallopt(_MMAP_THRESHOLD, 1 << 20))
-    except (OSError, AttributeError):
+        return bool(ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20))
+    except (OSError, AttributeError, TypeError):
         return False
 
 
@@ -132,7 +130,7 @@ def trim_memory() -> None:
     """Let glibc hand back what is free now, also between what is in use; without effect elsewhere."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # no glibc; Windows takes no None
         return
 
 

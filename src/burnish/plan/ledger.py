@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_iter
 
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index_put")
 _NUMBER = "aten::_local_scalar_dense"
-_PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
+"""What PyTorch calls products of matrices."""
 
 
 class Ledger(TorchDispatchMode):
@@ -59,7 +60,7 @@ class Ledger(TorchDispatchMode):
             return 1.0 if args[0].is_floating_point() else 1
         if name in _INDEXING:
             args = (args[0], _places(args[1]), *args[2:])
-        if name in _PRODUCTS and args[0].dtype in (torch.bfloat16, torch.float16):
+        if name in PRODUCTS and args[0].dtype in (torch.bfloat16, torch.float16):
             self.products.add((name, *((a.shape, a.stride()) for a in args if isinstance(a, Tensor))))
         result = operator(*args, **(kwargs or {}))
         for value in tree_iter(result):

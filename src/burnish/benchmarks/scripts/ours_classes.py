@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from measure import held_out_classes, read_job
@@ -23,14 +24,18 @@ def classes(setup: Setup) -> Logits:
     return lambda ids: class_logits(model, head, Batch(input_ids=ids, attention_mask=torch.ones_like(ids)))
 
 
+def recipe_of_classes(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a classification, with the head of the peers' models."""
+    task = {"kind": "classification", "labels": job["labels"], "pooling": "pooler", "dropout": 0.1}
+    return {**recipe(folder, job), "task": {**task, "head_rate_scale": 1.0}}
+
+
 def main() -> None:
     """The job of classes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    job = read_job(folder)
-    task = {"kind": "classification", "labels": job["labels"], "pooling": "pooler", "dropout": 0.1}
-    run({**recipe(folder, job), "task": {**task, "head_rate_scale": 1.0}}, folder, held_out_classes, classes)
+    run(recipe_of_classes(folder, read_job(folder)), folder, held_out_classes, classes)
 
 
 if __name__ == "__main__":
