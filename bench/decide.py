@@ -38,7 +38,7 @@ MODELS: dict[str, tuple[str, list[str]]] = {
                                      "evaluate.every_steps=78"]),
     "smollm2": (
         "quickstart",
-        ["data.train_rows=500", "data.split.validation=200", "data.split.test=500", *QUIET, "evaluate.every_steps=62",
+        ["data.train_rows=1000", "data.split.validation=300", "data.split.test=1000", *QUIET, "evaluate.every_steps=62",
          "early_stopping.metric=macro_f1"],
     ),
 }  # fmt: skip

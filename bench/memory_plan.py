@@ -3,8 +3,9 @@
     python bench/memory_plan.py results.json [--only WORD] [--count N] [--again]
 
 Every configuration makes a model folder of random weights (or opens a real model), predicts the peak of a run from its
-recipe before anything is loaded, then loads, rehearses, scores, trains two updates, evaluates, saves and hands over,
-and reads the highest resident memory that the kernel saw, phase by phase. On a GPU it reads
+recipe before anything is loaded, then makes a whole run of two updates: it loads, rehearses, scores the task's rows and
+general texts, generates answers, trains, hands over, reads back and scores again. Phase by phase the highest resident
+memory that the kernel saw is read. On a GPU it reads
 `torch.cuda.max_memory_allocated` in its place. Configurations that are in the file already are not run again.
 """
 
@@ -60,6 +61,7 @@ def matrix() -> list[dict[str, Any]]:
         ("smollm2-135m", "qlora", 4, 128, "bf16", False, 1),
         ("smollm2-135m", "bottleneck", 4, 128, "bf16", False, 1),
         ("smollm2-135m", "prompt", 4, 128, "bf16", False, 1),
+        ("smollm2-135m", "lora", 8, 24, "bf16", False, 1),
         ("minilm-22m", "lora", 32, 64, "fp32", False, 1),
         ("minilm-22m", "lora", 32, 128, "bf16", False, 1),
         ("minilm-22m", "full", 32, 64, "fp32", False, 2),
@@ -72,6 +74,7 @@ def matrix() -> list[dict[str, Any]]:
         ("llama-42m", "full", 1, 1024, "bf16", False, 1),
         ("llama-42m", "prompt", 4, 256, "fp32", False, 1),
         ("llama-42m", "qlora", 2, 512, "bf16", True, 1),
+        ("llama-42m", "lora", 8, 32, "fp32", False, 1),
         ("llama-222m", "lora", 1, 256, "bf16", False, 1),
         ("llama-222m", "lora", 2, 128, "bf16", True, 1),
         ("llama-222m", "lora", 1, 128, "fp32", False, 1),
@@ -84,6 +87,7 @@ def matrix() -> list[dict[str, Any]]:
         ("gpt2-124m", "full", 1, 256, "fp32", False, 1),
         ("gpt2-124m", "full", 1, 256, "bf16", True, 1),
         ("gpt2-124m", "bottleneck", 1, 256, "fp32", False, 1),
+        ("gpt2-124m", "lora", 4, 32, "bf16", False, 1),
         ("bert-110m", "lora", 8, 128, "bf16", False, 1),
         ("bert-110m", "lora", 4, 128, "fp32", False, 1),
         ("bert-110m", "full", 2, 128, "fp32", False, 1),
@@ -92,6 +96,7 @@ def matrix() -> list[dict[str, Any]]:
         ("bert-110m", "qlora", 4, 128, "bf16", False, 1),
         ("bert-29m", "full", 16, 128, "fp32", True, 1),
         ("bert-29m", "lora", 16, 256, "fp32", False, 1),
+        ("bert-29m", "lora", 8, 24, "fp32", False, 1),
         ("t5-60m", "lora", 8, 128, "fp32", False, 1),
         ("t5-60m", "full", 4, 128, "fp32", False, 2),
         ("t5-60m", "full", 8, 128, "bf16", False, 1),
@@ -170,7 +175,6 @@ def recipe_of(job: dict[str, Any], folder: Path) -> dict[str, Any]:
             "gradient_checkpointing": job["checkpointing"],
             "learning_rate": 1e-5,
         },
-        "evaluate": {"samples": 0},
     }
     if encoder:
         values["task"] = {"kind": "classification", "labels": ["c0", "c1", "c2"]}
@@ -178,35 +182,23 @@ def recipe_of(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def measured(recipe: dict[str, Any]) -> dict[str, int]:
-    """Peak bytes of every phase of a run that ends after two updates."""
+    """Peak bytes of every phase of a whole run of two updates."""
     from burnish.core.config import build
+    from burnish.core.events import Event, Stage, Stepped
     from burnish.train.config import RunConfig
-    from burnish.train.folder import RunFolder
-    from burnish.train.handover import hand_over
-    from burnish.train.loop import train
-    from burnish.train.rehearsal import rehearse
-    from burnish.train.run import make_job
-    from burnish.train.score import Scorer
-    from burnish.train.setup import set_up
-    from burnish.train.state import TrainState
+    from burnish.train.run import start_run
 
-    config = build(RunConfig, recipe)
     peaks: dict[str, int] = {}
-    phase(peaks, "start")
-    setup = set_up(config, [])
-    phase(peaks, "load")
-    scorer = Scorer(setup, []).ready()
-    folder = RunFolder(config.folder)
-    job = make_job(setup, scorer, folder)
-    rehearse(job)
-    phase(peaks, "rehearsal")
-    folder.create(True, setup.write)
-    scorer.base()
-    phase(peaks, "base")
-    train(job, TrainState(), [])
-    phase(peaks, "train")
-    hand_over(setup, folder)
-    phase(peaks, "save")
+    name = "start"
+
+    def heard(event: Event) -> None:
+        nonlocal name
+        if isinstance(event, (Stage, Stepped)):
+            phase(peaks, name)
+            name = event.name if isinstance(event, Stage) else f"behind update {event.step}"
+
+    start_run(build(RunConfig, recipe), force=True, callbacks=[heard])
+    phase(peaks, name)
     return peaks
 
 
@@ -215,11 +207,11 @@ def phase(peaks: dict[str, int], name: str) -> None:
     import torch
 
     if torch.cuda.is_available():
-        peaks[name] = torch.cuda.max_memory_allocated()
+        peaks[name] = max(peaks.get(name, 0), torch.cuda.max_memory_allocated())
         torch.cuda.reset_peak_memory_stats()
         return
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    peaks[name] = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    peaks[name] = max(peaks.get(name, 0), next(int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM")))
     peaks[f"{name} (now)"] = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -228,7 +220,8 @@ def predicted(recipe: dict[str, Any], start: int) -> dict[str, Any]:
     """The plan of a recipe, from what such a process holds before it loads a model."""
     from burnish.core.config import build
     from burnish.forecast.memory import overhead_here
-    from burnish.forecast.sketch import footprint_of, sketch_of
+    from burnish.forecast.sketch import sketch_of
+    from burnish.forecast.trace import footprint_of
     from burnish.plan.memory import memory_plan
     from burnish.train.config import RunConfig
 
@@ -239,7 +232,7 @@ def predicted(recipe: dict[str, Any], start: int) -> dict[str, Any]:
 
 def peak_of(found: dict[str, Any]) -> int:
     """The highest of all phases."""
-    return max(size for name, size in found["peaks"].items() if "now" not in name)
+    return max(size for name, size in found["peaks"].items() if not name.endswith("(now)"))
 
 
 def table(results: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ import argparse
 from collections.abc import Iterator
 
 from burnish.forecast.outlook import of_shape
-from burnish.forecast.sketch import blank, footprint_of
+from burnish.forecast.sketch import blank
+from burnish.forecast.trace import footprint_of
 from burnish.plan.engines import Engine, EngineName
 from burnish.plan.footprint import Footprint
 from burnish.plan.memory import GPU_OVERHEAD, ROOM, Overhead, memory_plan

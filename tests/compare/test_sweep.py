@@ -16,7 +16,7 @@ import yaml
 from burnish.cli.main import call
 from burnish.compare.halving import Stop, cost, stops, survivors
 from burnish.compare.race import Stand, race
-from burnish.compare.space import Space, around, beyond, grid_points, read_numbers
+from burnish.compare.space import Space, around, beyond, grid_points, lower, read_numbers
 from burnish.compare.sweep import PAGE, RANGE, RESULTS, WINNER, SweepWanted, sweep
 from burnish.compare.variance import variance_shares
 from burnish.core.errors import UserError
@@ -85,10 +85,12 @@ def test_a_hole_leaves_its_level_out() -> None:
 
 def test_the_space(tmp_path: Path) -> None:
     """Rates around 6.4e-4 with a factor of two; beyond an end the next one; ten doublings make eleven grid points."""
-    assert around(6.4e-4) == (1.6e-4, 3.2e-4, 6.4e-4, 1.3e-3)
+    assert around(6.4e-4) == (3.2e-4, 6.4e-4, 1.3e-3, 2.6e-3)
     assert beyond((1e-4, 2e-4), 2e-4) == 4e-4 and beyond((1e-4, 2e-4), 1e-4) == 5e-5
     assert beyond((1e-4, 2e-4, 4e-4), 2e-4) is None
     assert grid_points(1.0, 1024.0) == 11
+    levels = {"a": (1e-4, 8), "b": (2e-4, 8), "c": (1e-4, 16), "d": (4e-4, 8)}
+    assert [lower(levels, name) for name in "abcd"] == [None, "a", None, "b"]  # the next one, of the same batch
     space = Space((1e-4, 2e-4), (8, 16), (1, 2, 4))
     assert len(space.candidates()) == 12 and space.others == 6
     assert space.candidates()[0].variant.label == "rate 0.0001, batch 8, epochs 1"
@@ -125,16 +127,40 @@ def test_a_trial_in_stretches_ends_like_one_that_never_paused(tmp_path: Path) ->
     assert not (tmp_path / "runs/parts/checkpoints").exists()
 
 
+def test_a_short_trial_is_a_training_of_that_length(tmp_path: Path) -> None:
+    """A quarter of 8 updates, 1 of 4 to warm up: the losses of `burnish run` with 2 updates and a warm-up of 1, and the
+    stand knows the whole length. Half of one pass over 36 rows in updates of 8, five of them, is three updates."""
+    train = {"max_steps": 8, "warmup_steps": 4}
+    config = configured(tmp_path, evaluate={"choices": list(LABELS)}, train=train)
+    part = race(config.model_copy(update={"name": "part"}), 0.25, fresh=True, heard=silent, cooled=True)
+    assert part is not None and (part.step, part.total, part.ended) == (2, 8, False)
+    short = config.train.model_copy(update={"max_steps": 2, "warmup_steps": 1})
+    start_run(config.model_copy(update={"name": "run", "train": short}))
+    assert read(tmp_path / "runs/part") == read(tmp_path / "runs/run")
+    passes = configured(tmp_path, train={"max_steps": None, "num_epochs": 1}, name="passes")
+    half = race(passes, 0.5, fresh=True, heard=silent, cooled=True)
+    assert half is not None and (half.step, half.total, half.ended) == (3, 5, False)
+    assert not (tmp_path / "runs/part/checkpoints").exists()
+
+
 def read(folder: Path) -> dict[str, dict[int, float]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {kind: {r["step"]: r["loss"] for r in rows if r["kind"] == kind} for kind in ("train", "validation")}
 
 
 def test_losers_are_stopped_and_nothing_is_trained_twice(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
-    """Four rates to a quarter of 16 updates, two of them to their end: 4 * 4 + 2 * 12 = 40 updates of 64."""
+    """Four rates with short trainings of a quarter of 16 updates, two of them whole: 4 * 4 + 2 * 16 = 48 updates of
+    64. The rate with the lowest loss goes on, and the one below it, whose loss may be any."""
     found = sweep(wanted(tmp_path))
     assert [mode for mode, _ in calls] == ["stretch"] * 6
-    assert found.cost.updates == 40 and found.cost.rows == 320 and found.cost.share == 40 / 64
+    assert found.cost.updates == 48 and found.cost.rows == 384 and found.cost.share == 48 / 64
+    stands = [json.loads(path.read_text()) for path in sorted((tmp_path / "out/runs").glob("*-0.25/stand-*.json"))]
+    losses = [sum(stand["scored"]["losses"]) for stand in stands]
+    best = losses.index(min(losses))
+    assert {line.settings["train.learning_rate"] for line in found.lines if line.ended} == {
+        RATES[best - 1],
+        RATES[best],
+    }
     assert sorted(line.step for line in found.lines) == [4, 4, 16, 16]
     best = found.best
     assert best is not None and best.ended and best.value is not None
@@ -149,13 +175,13 @@ def test_losers_are_stopped_and_nothing_is_trained_twice(tmp_path: Path, calls: 
     assert (tmp_path / "out" / WINNER).read_text().split() == list(found.overrides)
     page = (tmp_path / "out" / PAGE).read_text()
     assert (
-        "<svg" in page and f"Take {best.label}" in page and "stopped early" in page and "62% of the full grid" in page
+        "<svg" in page and f"Take {best.label}" in page and "stopped early" in page and "75% of the full grid" in page
     )
 
     calls.clear()
     again = sweep(wanted(tmp_path))
     assert calls == [] and again.to_json() == found.to_json()
-    three = sweep(wanted(tmp_path, finalists=3, seeds=2))  # one more is continued, and each gets a second seed
+    three = sweep(wanted(tmp_path, finalists=3, seeds=2))  # one more is trained whole, and each gets a second seed
     assert [name.rpartition("-")[2] for _, name in calls] == ["seed0", "seed1", "seed1", "seed1"]
     assert three.best is not None and three.best.value is not None and len(three.best.value.seeds) == 2
 
@@ -186,15 +212,16 @@ def test_a_sweep_that_was_interrupted_goes_on(tmp_path: Path, calls: list[tuple[
 
 def test_rates_from_a_range_test(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
     """Without rates a range test of 20 updates (a quarter of 16 is too few) comes first, once, and is part of the cost;
-    the rates go on outwards at most twice while the best one is at an end."""
+    the rates go on outwards at most four times while the best one is at an end."""
     found = sweep(wanted(tmp_path, rates=()))
     assert calls[0] == ("range", "run") and [mode for mode, _ in calls].count("range") == 1
     tested = json.loads((tmp_path / "out" / RANGE).read_text())["test"]
     assert 8 <= len(tested["rates"]) <= 20 == found.cost.range_updates + 20 - len(tested["rates"])
     centre = tested["suggestion"]["rate"] or tested["recipe_rate"]
     rates = {line.settings["train.learning_rate"] for line in found.lines}
-    assert set(around(centre)) <= rates and len(rates) in (4, 5, 6)
-    assert found.cost.updates == found.cost.range_updates + sum(line.step for line in found.lines)
+    assert set(around(centre)) <= rates and 4 <= len(rates) <= 8
+    # every rate to a quarter of 16 updates, and two of them whole
+    assert found.cost.updates == found.cost.range_updates + 4 * len(rates) + 2 * 16
     assert "the range of the test" in found.cost.grid
     calls.clear()
     sweep(wanted(tmp_path, rates=()))
@@ -226,11 +253,12 @@ def test_a_trial_that_fails_loses(tmp_path: Path, calls: list[tuple[str, str]]) 
 
 
 def test_early_stopping_ends_a_trial(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
-    """A trial that gives up before a stop has come to its end: it is not trained again, and counts as it is."""
+    """Trials that give up early, in their short training and in the whole one, count as they are."""
     sections = {"early_stopping": {"patience": 1, "metric": "macro_f1", "min_improvement": 1.0}}
     found = sweep(wanted(tmp_path, rates=(0.001, 0.01), finalists=1, first=0.75, sections=sections))
-    assert [name for _, name in calls] == ["rate-0.001-seed0", "rate-0.01-seed0"]  # 12 updates wanted, over after 6
-    assert [line.step for line in found.lines] == [6, 6] and found.lines[0].ended
+    names = [name for _, name in calls]
+    assert names[:2] == ["rate-0.001-seed0-0.75", "rate-0.01-seed0-0.75"] and len(names) == 3
+    assert [(line.ended, line.step < 12, line.total) for line in found.lines] == [(True, True, 16), (False, True, 16)]
 
 
 def test_a_metric_that_no_row_has_is_the_loss(tmp_path: Path, calls: list[tuple[str, str]]) -> None:

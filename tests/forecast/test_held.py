@@ -12,8 +12,9 @@ from burnish.core.config import build
 from burnish.evaluate.run import Evaluation, compare
 from burnish.forecast import timing
 from burnish.forecast.held import more_batches
-from burnish.forecast.sketch import Sketch, footprint_of, sketch_of
+from burnish.forecast.sketch import Sketch, sketch_of
 from burnish.forecast.timing import calibrate, evaluations_of, saves_of
+from burnish.forecast.trace import footprint_of
 from burnish.plan.ledger import Ledger
 from burnish.plan.memory import Overhead, memory_plan
 from burnish.train.config import RunConfig

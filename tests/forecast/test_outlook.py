@@ -14,8 +14,9 @@ from burnish.core.config import build
 from burnish.forecast.finding import Foresight, excess
 from burnish.forecast.fixes import changed, fixes, together
 from burnish.forecast.outlook import is_shape, of_shape
-from burnish.forecast.sketch import Sketch, footprint_of, sketch_of
+from burnish.forecast.sketch import Sketch, sketch_of
 from burnish.forecast.timing import line_through
+from burnish.forecast.trace import footprint_of
 from burnish.forecast.work import work_of
 from burnish.plan.memory import MIB, Overhead, memory_plan
 from burnish.train.config import RunConfig

@@ -56,6 +56,18 @@ def test_greedy_answers_in_the_order_of_the_prompts(loaded: Loaded) -> None:
         assert [g.stopped for g in found] == [ids[-1] in end_ids(loaded) for ids in expected]
 
 
+def test_the_head_gets_places_side_by_side(loaded: Loaded) -> None:
+    """Of a slice of [N, T, D] PyTorch makes N products and copies the head's matrix N times; the hook is gone after."""
+    seen: list[bool] = []
+    head = loaded.model.get_output_embeddings()
+    assert head is not None
+    with torch.no_grad():
+        handle = head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].is_contiguous()))
+        generate(loaded, [[5, 9, 17], [7, 8, 9]], GenerateConfig(max_new_tokens=3))
+        handle.remove()
+    assert len(seen) >= 2 and all(seen) and not head._forward_pre_hooks
+
+
 def test_sampling_follows_its_seed_and_leaves_the_global_state(loaded: Loaded) -> None:
     def sample(seed: int) -> list[tuple[int, ...]]:
         config = GenerateConfig(max_new_tokens=8, temperature=1.5, seed=seed)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from burnish.ops.machine import cached_products, keep_memory, preferred_dtype, product_rate
+from burnish.ops import machine
+from burnish.ops.machine import MEASUREMENTS, cached_products, keep_memory, preferred_dtype, product_rate
 
 FAULTS = """
 import resource, sys, torch
@@ -91,3 +92,23 @@ def test_prepared_products_are_counted_as_the_environment_has_them(monkeypatch: 
     assert cached_products() == 256
     monkeypatch.setenv("LRU_CACHE_CAPACITY", "16")
     assert cached_products() == 144
+
+
+@pytest.mark.parametrize(("features", "measured", "chosen"), [
+    (["avx512_bf16"], 4, torch.bfloat16), ([], 2, torch.float32), (["avx512_bf16"], 2 * MEASUREMENTS, torch.float32),
+])  # fmt: skip
+def test_a_disturbed_measurement_is_made_again(
+    features: list[str], measured: int, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bf16 seems half as fast as fp32 once, then three times as fast: a processor with instructions for bf16 is
+    measured twice, one without is believed; where it stays slow it is believed after five times."""
+    asked: list[torch.dtype] = []
+
+    def rate(dtype: torch.dtype, device: torch.device | None = None) -> float:
+        asked.append(dtype)
+        slow = len(asked) <= 2 or measured > 4
+        return 1e11 if dtype == torch.float32 else 5e10 if slow else 3e11
+
+    monkeypatch.setattr(machine, "product_rate", rate)
+    monkeypatch.setattr(machine, "cpu_features", lambda: features)
+    assert preferred_dtype(torch.device("cpu"))[0] == chosen and len(asked) == measured

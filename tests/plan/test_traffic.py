@@ -8,9 +8,9 @@ from burnish.plan.engines import Engine
 from burnish.plan.footprint import Footprint
 from burnish.plan.traffic import sent
 
-FULL = Footprint(4000, 0, 4000, 8000, 0, 0, 0, 0, trained=1000, trained_base=4000)
+FULL = Footprint(4000, 0, 4000, 8000, 0, 0, 0, trained=1000, trained_base=4000)
 """A thousand numbers in fp32, all trained."""
-ADAPTED = Footprint(2000, 40, 40, 80, 0, 0, 0, 0, trained=10)
+ADAPTED = Footprint(2000, 40, 40, 80, 0, 0, 0, trained=10)
 """A thousand frozen numbers in bf16 beside ten that are trained."""
 
 

@@ -1,7 +1,9 @@
 """A trial in stretches: trained to a share of its updates, scored on the validation rows, and continued later.
 
 The learning rate follows the schedule of the whole training, so that a pause changes nothing but one more look at the
-validation rows. The test rows are never scored here.
+validation rows. Or a stretch is a short training of its own, whose rate falls to its end: that costs its updates again
+when the trial goes on, and says more, since what is seen at a high rate is mostly its noise. The test rows are never
+scored here.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ def stand_file(share: float) -> str:
     return f"stand-{share:.6f}.json"
 
 
-def race(config: RunConfig, until: float, *, fresh: bool, heard: Callback) -> Stand | None:
+def race(config: RunConfig, until: float, *, fresh: bool, heard: Callback, cooled: bool = False) -> Stand | None:
     """Train a recipe up to a share of its updates, from where it stopped before; None after Ctrl-C.
 
     Args:
@@ -95,32 +97,48 @@ def race(config: RunConfig, until: float, *, fresh: bool, heard: Callback) -> St
         until: The share, at most 1.
         fresh: Whether what its folder holds is of no use.
         heard: Told of the loop's events.
+        cooled: Whether it is a training of this length, and not the beginning of the whole one.
 
     Raises:
         UserError: The recipe is refused, or its rows are no longer what they were.
     """
     folder = RunFolder(config.folder)
     going_on = is_run(folder.path) and not fresh
-    setup = set_up(config, [heard])
+    setup = set_up(shortened(config, until) if cooled else config, [heard])
     scorer = Remembering(setup, [heard])
     scorer.ready()
     job = make_job(setup, scorer, folder)
     state = _continued(setup, job, folder) if going_on else TrainState()
     if not going_on:
         folder.create(True, setup.write)
-    total = len(job.updates)
-    end = min(total, max(1, math.ceil(until * total - 1e-9)))
+    length = len(job.updates)
+    end = length if cooled else min(length, max(1, math.ceil(until * length - 1e-9)))
     if state.step < end or not (folder.path / BEST).is_file():
-        pauses: list[Callback] = [] if end == total else [_At(end, Evaluate()), _At(end, Stop(PAUSED))]
+        pauses: list[Callback] = [] if end == length else [_At(end, Evaluate()), _At(end, Stop(PAUSED))]
         state = train(job, state, [Recorder(folder), _Best(scorer, folder), heard, *pauses])
         if state.reason == "interrupted":
             return None
-    ended = state.reason not in ("", PAUSED)
-    stand = Stand(state.step, total, config.train.batch_size, ended, read_scored(folder.read(BEST)))
+    over = state.reason not in ("", PAUSED)
+    whole = whole_length(config, setup.steps_per_epoch)
+    ended = over and (not cooled or until >= 1)
+    stand = Stand(state.step, whole, config.train.batch_size, ended, read_scored(folder.read(BEST)))
     folder.write(stand_file(until), stand.to_json())
-    if ended:
+    if over:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # they can be several models large
     return stand
+
+
+def shortened(config: RunConfig, share: float) -> RunConfig:
+    """The recipe with a share of its updates, warm-up included."""
+    train = config.train
+    steps = {"max_steps": train.max_steps, "warmup_steps": train.warmup_steps}
+    less: dict[str, Any] = {k: max(1, math.ceil(round(share * v, 9))) for k, v in steps.items() if v}
+    return config.model_copy(update={"train": train.model_copy(update=less | {"num_epochs": share * train.num_epochs})})
+
+
+def whole_length(config: RunConfig, steps_per_epoch: int) -> int:
+    """Updates of a recipe without stages."""
+    return config.train.max_steps or math.ceil(round(config.train.num_epochs * steps_per_epoch, 9))
 
 
 @dataclass

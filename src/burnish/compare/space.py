@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ RATE, BATCH, EPOCHS = "train.learning_rate", "train.batch_size", "train.num_epoc
 NAMES = {RATE: "rate", BATCH: "batch", EPOCHS: "epochs"}
 SPACING = 2.0
 """Factor between neighbouring rates that are chosen around the suggestion of a range test."""
-AROUND = (-2, -1, 0, 1)
-"""Their places, in powers of ``SPACING``: a short test suggests rates for short trainings, which are rather high."""
+AROUND = (-1, 0, 1, 2)
+"""Their places, in powers of ``SPACING``: the suggestion of a short test is rather low (docs/planning.md)."""
 
 EXAMPLES = {
     "--rates": "1e-4,3e-4,1e-3",
@@ -83,6 +83,18 @@ def beyond(rates: Sequence[float], best: float) -> float | None:
     """The next rate outwards where the best one is at an end of those that were tried."""
     ends = {min(rates): 1 / SPACING, max(rates): SPACING}
     return rounded(best * ends[best]) if best in ends and len(rates) > 1 else None
+
+
+def lower(levels: Mapping[str, Sequence[float]], label: str) -> str | None:
+    """The candidate with the next lower rate than another one's and all else alike; None where there is none.
+
+    Args:
+        levels: The values of each candidate's settings, the rate first.
+        label: The other one.
+    """
+    rate, *others = levels[label]
+    below = {own: name for name, (own, *rest) in levels.items() if rest == others and own < rate}
+    return below[max(below)] if below else None
 
 
 def grid_points(low: float, high: float) -> int:

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from burnish.compare.basis import settled
 from burnish.compare.halving import stops, survivors
 from burnish.compare.keys import key_of
 from burnish.compare.process import call
 from burnish.compare.racing import Racer
 from burnish.compare.run import Listener, deciding, refuse_all_refused
-from burnish.compare.space import Candidate, Space, around, beyond, refuse_unsuited
+from burnish.compare.space import Candidate, Space, around, beyond, lower, refuse_unsuited
 from burnish.compare.standings import Sweep, standings, value_of
-from burnish.compare.statistics import METRICS
 from burnish.compare.sweep_page import write_sweep_page
 from burnish.compare.trials import Prepared, Wanted, prepare, reason
 from burnish.core.errors import UserError
@@ -28,8 +26,10 @@ UPDATES = 80
 """Updates of a range test, at most."""
 MOST = 0.25
 """Its share of a training, at most: where trainings are short, the test is shorter."""
-EXTENSIONS = 2
+EXTENSIONS = 4
 """How often the rates are continued outwards, where the best one is at their end."""
+AT_STOPS = "loss"
+"""What decides before the end: a sum over rows, far less noisy than a count of right answers after few updates."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class SweepWanted:
 def sweep(wanted: SweepWanted, listener: Listener | None = None) -> Sweep:
     """Run a sweep, or what is left of it; its files are written after every stretch.
 
-    Every trial follows the schedule of its whole training and pauses at the stops; those that go on continue where they
-    were. Only validation rows decide.
+    Up to a stop every trial is a short training of its own, with the whole schedule in it; those that go on begin anew.
+    Only validation rows decide: their loss at the stops, the recipe's metric at the end.
 
     Raises:
         UserError: The recipe does not suit a sweep, or no trial can be run.
@@ -87,7 +87,7 @@ class _Course:
     candidates: dict[str, Candidate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.racer = Racer(self.listener)
+        self.racer = Racer(self.listener, cooled=True)
         self.metric = deciding(self.wanted.config)
 
     def run(self) -> Sweep:
@@ -102,13 +102,25 @@ class _Course:
             self._advance(alive, stop.share)
             if number == 0 and not wanted.rates:
                 alive += self._extended(stop.share)
-            alive = survivors(self._values(alive), stop.kept, self._higher)
+            alive = self._survivors(alive, stop.kept, last=number == len(planned) - 1)
         for seed in range(wanted.seeds):
             self._advance(alive, 1.0, seed)
-        if not self._values(alive):
+        if not self._losses(alive):
             first = next(iter(self.racer.failures.items()))
             raise UserError(f"no trial came to its end; `{first[0]}`: {first[1]}", where=str(wanted.output))
         return self._note()
+
+    def _survivors(self, alive: Sequence[str], kept: int, last: bool) -> list[str]:
+        """Who goes on; to the end also the rate below the best one, since a longer training wants a lower rate."""
+        chosen = survivors(self._losses(alive), kept, higher=False)
+        below = (
+            lower({label: self.candidates[label].levels for label in self._losses(alive)}, chosen[0])
+            if chosen
+            else None
+        )
+        if last and kept > 1 and below is not None and below not in chosen:
+            chosen[-1] = below
+        return chosen
 
     def _enter(self, space: Space) -> list[str]:
         """Prepare the candidates that are not known yet."""
@@ -127,10 +139,10 @@ class _Course:
         """Rates beyond an end of those that were tried, as long as the best one is there."""
         added: list[str] = []
         for _ in range(EXTENSIONS):
-            values = self._values(list(self.candidates))
-            if not values:
+            losses = self._losses(list(self.candidates))
+            if not losses:
                 break
-            best = survivors(values, 1, self._higher)[0]
+            best = survivors(losses, 1, higher=False)[0]
             further = beyond(self.space.rates, self.candidates[best].levels[0])
             if further is None:
                 break
@@ -146,20 +158,14 @@ class _Course:
                 self.racer.advance(self.prepared[label].trials[seed], share)
                 self._note()
 
-    def _values(self, labels: Sequence[str]) -> dict[str, float]:
+    def _losses(self, labels: Sequence[str]) -> dict[str, float]:
         """Where trials stand now; those that failed are out."""
         stands = {label: self.racer.last(label) for label in labels if label not in self.racer.failures}
-        return {label: value_of(stand.scored, self.metric) for label, stand in stands.items() if stand}
-
-    @property
-    def _higher(self) -> bool:
-        stand = next((s for label in self.candidates if (s := self.racer.last(label))), None)
-        return METRICS[settled(self.metric, stand.scored if stand else None)][1]
+        return {label: value_of(stand.scored, AT_STOPS) for label, stand in stands.items() if stand}
 
     def _note(self) -> Sweep:
         found = standings(
             self.candidates,
-            self.prepared,
             self.racer,
             self.space,
             metric=self.metric,

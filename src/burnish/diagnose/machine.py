@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from burnish.core.findings import Finding
 from burnish.core.machine import GIB, disk_free, folder_size, memory, writable
 from burnish.core.paths import cache_folder
-from burnish.ops.machine import BF16_GAIN, cpu_features, default_device, product_rate, usable_cores, use_all_cores
+from burnish.ops.machine import BF16_GAIN, compared_rates, cpu_features, default_device, usable_cores, use_all_cores
 from burnish.ops.native import library
 
 LITTLE_MEMORY = 2 * GIB
@@ -83,7 +83,7 @@ def _speed() -> Facts:
     device = default_device()
     if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < GIB:
         return {"device": device.type, "fp32": None, "bf16": None}
-    fp32, bf16 = product_rate(torch.float32, device), product_rate(torch.bfloat16, device)
+    fp32, bf16 = compared_rates(device)
     return {"device": device.type, "fp32": fp32, "bf16": bf16}
 
 

@@ -15,7 +15,7 @@ from burnish.data.table import TokenTable
 from burnish.evaluate.deal import Deal
 from burnish.models.forward import hidden_states
 from burnish.models.head import Head, head_of
-from burnish.models.load import Loaded, pad_id
+from burnish.models.load import Kind, Loaded, pad_id
 from burnish.models.modes import in_evaluation
 
 Progress = Callable[[int], None]
@@ -31,10 +31,14 @@ WINDOW = 1 << 14
 
 def batch_tokens(loaded: Loaded) -> int:
     """Tokens of one forward pass of a model where it is."""
-    kind = loaded.model.device.type
-    if kind == "cpu" and loaded.kind == "encoder":
+    return tokens_on(loaded.model.device.type, loaded.kind)
+
+
+def tokens_on(device: str, kind: Kind) -> int:
+    """Tokens of one forward pass of a kind of model on a kind of device."""
+    if device == "cpu" and kind == "encoder":
         return ENCODER_TOKENS
-    return BATCH_TOKENS.get(kind, BATCH_TOKENS["cuda"])
+    return BATCH_TOKENS.get(device, BATCH_TOKENS["cuda"])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from burnish.core.processes import processes_here, world_size
 from burnish.data.prepare import Prepared
 from burnish.forecast.fixes import Fix, fixes
 from burnish.forecast.memory import engine_of, limit_here, of_several, overhead_here
-from burnish.forecast.sketch import Sketch, footprint_of, sketched
+from burnish.forecast.sketch import Sketch, sketched
+from burnish.forecast.trace import footprint_of
 from burnish.plan.memory import GIB, MemoryPlan, Overhead, memory_plan
 from burnish.train.config import RunConfig
 from burnish.train.distributed.shares import Share

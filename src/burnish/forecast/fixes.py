@@ -15,7 +15,8 @@ from burnish.adapters.registry import METHODS
 from burnish.core.engines import OFFLOADS
 from burnish.core.errors import UserError
 from burnish.data.batches import MICRO_BATCH_TOKENS
-from burnish.forecast.sketch import Sketch, footprint_of, sketch_of
+from burnish.forecast.sketch import Sketch, sketch_of
+from burnish.forecast.trace import footprint_of
 from burnish.plan.engines import Engine
 from burnish.plan.memory import MemoryPlan, Overhead, memory_plan
 from burnish.train.config import RunConfig

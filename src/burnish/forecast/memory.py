@@ -10,7 +10,8 @@ import torch
 
 from burnish.core.engines import PARTING
 from burnish.core.machine import memory
-from burnish.forecast.sketch import Sketch, footprint_of
+from burnish.forecast.sketch import Sketch
+from burnish.forecast.trace import footprint_of
 from burnish.models.fetch import fetch
 from burnish.models.forward import PACK_MULTIPLE
 from burnish.models.load import converted_bytes

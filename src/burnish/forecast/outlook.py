@@ -12,7 +12,8 @@ from burnish.core.errors import UserError
 from burnish.forecast.fixes import Fix, fixes
 from burnish.forecast.memory import engine_of, limit_here, of_several, overhead_here
 from burnish.forecast.roofline import CardTime, card_times
-from burnish.forecast.sketch import Sketch, blank, footprint_of, sketch_of
+from burnish.forecast.sketch import Sketch, blank, sketch_of
+from burnish.forecast.trace import footprint_of
 from burnish.ops.machine import default_device
 from burnish.plan.cards import CARDS, Card, card_of
 from burnish.plan.engines import Engine

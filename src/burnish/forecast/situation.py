@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from burnish.adapters.registry import METHODS, MethodConfig
 from burnish.forecast.memory import limit_here, overhead_here
-from burnish.forecast.sketch import Sketch, footprint_of, sketch_of
+from burnish.forecast.sketch import Sketch, sketch_of
+from burnish.forecast.trace import footprint_of
 from burnish.ops.machine import default_device
 from burnish.plan.cards import card_of
 from burnish.plan.memory import GPU_OVERHEAD, ROOM, Overhead, memory_plan

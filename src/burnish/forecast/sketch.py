@@ -6,7 +6,6 @@ changed by a plan.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
@@ -16,20 +15,16 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.adapters.registry import METHODS
-from burnish.core.types import Batch, Term
+from burnish.core.types import Term
 from burnish.data.batches import Layout, choose_layout, collate
 from burnish.data.prepare import Prepared
 from burnish.data.render import Rendered
 from burnish.data.table import TokenTable
-from burnish.forecast.held import Rows, held_bytes, more_batches, traced
 from burnish.models.forward import assume_packing
 from burnish.models.load import load_model_config, pad_id
 from burnish.models.shapes import built
 from burnish.objectives.replay import replay_terms
-from burnish.ops.cross_entropy import CHUNK_BYTES, CHUNK_BYTES_ACCELERATOR
 from burnish.ops.machine import default_device
-from burnish.plan.footprint import Footprint, footprint
-from burnish.plan.shadow import Numbers, shadow_of
 from burnish.train.config import RunConfig
 from burnish.train.distributed.shares import Share
 from burnish.train.mixed import MixedUpdates, mixed
@@ -37,9 +32,6 @@ from burnish.train.precision import NAMES, Precision, choose_precision
 from burnish.train.stages import total_steps
 from burnish.train.tasks import read_data, task_of
 from burnish.train.updates import Updates
-
-TRACED = (6, 10)
-"""Layers that are traced of a model with more than twice as many equal ones; the rest follows on a line."""
 
 
 @dataclass(frozen=True)
@@ -162,39 +154,6 @@ def precision_of(config: RunConfig, device: str, known: torch.dtype | None = Non
     return choose_precision(name, default_device(), trains_base=trains_base)
 
 
-def numbers_of(precision: Precision) -> Numbers:
-    """The formats as the plan knows them."""
-    return Numbers(precision.compute, precision.base, precision.autocast)
-
-
-def outputs_of(config: RunConfig) -> int:
-    """Numbers of a new head; 0 without one."""
-    if not config.classifies:
-        return 0
-    if config.task.head == "extractive-qa":
-        return 2
-    return len(getattr(config.task, "labels", ()) or ()) or 1
-
-
-def footprint_of(sketch: Sketch, batch: Batch | None = None, parts: int | None = None) -> Footprint:
-    """What a run of the recipe holds.
-
-    Args:
-        sketch: The recipe.
-        batch: Its heaviest micro-batch, where that is known.
-        parts: Micro-batches of an update, likewise.
-    """
-    updates = sketch.all_updates()
-    batch = batch if batch is not None else updates.heaviest()
-    accumulates = (parts or len(updates[0])) > 1 or more_batches(sketch.config)
-    layers, terms = layers_of(sketch.values), sketch.terms()
-    trace = partial(_traced, sketch, batch, terms, accumulates)
-    if layers is None or layers <= 2 * TRACED[1]:
-        return trace(None)
-    first, second = (trace(count) for count in TRACED)
-    return first.scaled_between(second, TRACED, layers)
-
-
 def blank(config: RunConfig, values: PreTrainedConfig, device: str) -> Sketch:
     """The sketch of a run over rows of the longest length, where there is no data and no tokenizer to read.
 
@@ -207,53 +166,6 @@ def blank(config: RunConfig, values: PreTrainedConfig, device: str) -> Sketch:
     prepared = Prepared(table, table, table, {}, [], {}, Any)  # type: ignore[arg-type]
     pad = SimpleNamespace(pad_token_id=0, eos_token_id=0)
     return Sketch(config, values, precision_of(config, device), prepared, pad, device)  # type: ignore[arg-type]
-
-
-def _traced(sketch: Sketch, batch: Batch, terms: Sequence[Term], accumulates: bool, layers: int | None) -> Footprint:
-    config = sketch.config
-    shadow = shadow_of(
-        sketch.shapes(layers),
-        config.adapters,
-        numbers_of(sketch.precision),
-        quantization=config.model.quantization,
-        outputs=outputs_of(config),
-        pooling="tokens" if getattr(config.task, "pooling", "tokens") == "tokens" else "mean",
-        packed="segment_lengths" in batch,
-        checkpointing=config.train.gradient_checkpointing,
-    )
-    rows = Rows(
-        sketch.prepared.train,
-        sketch.tokenizer,
-        "packed" if "segment_lengths" in batch else "padded",
-        pad_id(sketch.tokenizer),
-        sketch.decoder_start,
-        sketch.device,
-    )
-    more = traced(config, shadow, rows)
-    found = max(
-        (
-            footprint(
-                shadow,
-                one,
-                [term for term in (*terms, *more.terms) if term.reads(one)],
-                optimizer=config.memory.optimizer,
-                accumulates=accumulates,
-            )
-            for one in (batch, more.batch)
-            if one is not None
-        ),
-        key=lambda one: one.activations + one.working,
-    )
-    found = replace(found, held=held_bytes(config, shadow, sketch.device))
-    return found if sketch.device == "cpu" else replace(found, working=found.working + _larger_chunk(sketch, batch))
-
-
-def _larger_chunk(sketch: Sketch, batch: Batch) -> int:
-    """What the loss takes more on a GPU, where it makes the logits of more positions at a time."""
-    if sketch.config.classifies:
-        return 0
-    logits = 4 * int((batch["labels"] != -100).sum()) * sketch.values.get_text_config().vocab_size
-    return max(0, min(logits, CHUNK_BYTES_ACCELERATOR) - CHUNK_BYTES["cpu"])
 
 
 def layers_of(values: PreTrainedConfig) -> int | None:

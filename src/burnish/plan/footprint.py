@@ -7,7 +7,7 @@ bytes for each trained number in fp32; in 8 bits they are 2, and their scales 8 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -35,9 +35,9 @@ class Footprint:
         activations: What the forward pass has kept when it ends, for the backward pass.
         working: The most that lives beside these during forward and backward: temporaries, the loss, and gradients as
             they come, or as an earlier micro-batch left them.
-        evaluation: The most that lives during a forward pass that keeps nothing.
         fingerprint: What the check that every tensor moves holds beside weights and moments, for a moment.
         trained: How many numbers are trained.
+        evaluation: The most that lives while rows are scored and answers generated (`forecast.scoring`).
         trained_base: Bytes of ``weights`` that are trained.
         largest: Bytes of the largest layer's weights, which an engine that shards gathers.
         held: What holds the model near its original: a frozen copy of it, copies of trained weights, importances.
@@ -50,9 +50,9 @@ class Footprint:
     optimizer: int
     activations: int
     working: int
-    evaluation: int
     fingerprint: int
     trained: int
+    evaluation: int = 0
     trained_base: int = 0
     largest: int = 0
     held: int = 0
@@ -83,7 +83,6 @@ def footprint(
     *,
     optimizer: OptimizerName = "adamw",
     accumulates: bool = False,
-    evaluation: Batch | None = None,
 ) -> Footprint:
     """Trace a micro-batch through a shadow and count what a run of it holds.
 
@@ -93,7 +92,6 @@ def footprint(
         terms: The objective.
         optimizer: How moments are kept.
         accumulates: Whether gradients of an earlier micro-batch are there already.
-        evaluation: The heaviest batch of a forward pass without gradients; that of the training if None.
     """
     named = shadow.trainable
     base = {id(p) for p in shadow.model.parameters()} - {id(p) for p in adapter_parameters(shadow)}
@@ -108,7 +106,6 @@ def footprint(
         optimizer=sum(optimizer_bytes(p.numel(), optimizer) for _, p in named),
         activations=kept - lived,
         working=max(0, peak - (kept - lived)),  # gradients of earlier micro-batches lie beside the activations
-        evaluation=_evaluated(shadow, evaluation or batch, terms),
         fingerprint=max((16 * min(p.numel(), PIECE) for _, p in named), default=0),
         trained=sum(p.numel() for _, p in named),
         trained_base=sum(p.numel() * p.element_size() for _, p in named if id(p) in base),
@@ -153,15 +150,13 @@ def _trained(shadow: Shadow, batch: Batch, terms: Sequence[Term], accumulates: b
 
 
 @torch.no_grad()
-def _evaluated(shadow: Shadow, batch: Batch, terms: Sequence[Term]) -> int:
+def without_gradients(shadow: Shadow, compute: Callable[[], object]) -> int:
+    """The most that lives at once during a computation in evaluation mode that keeps nothing for a backward pass."""
     ledger = Ledger()
     ledger.ignore(_tensors(shadow))
     shadow.model.eval()
     with ledger, autocast(shadow.numbers):
-        context = shadow.context()
-        for term in terms:
-            term.loss(batch, context)
-        del context
+        compute()
     shadow.model.train()
     return ledger.peak
 

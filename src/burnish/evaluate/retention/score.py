@@ -124,9 +124,9 @@ def _predictions(
     chunks = []
     for start in range(0, len(wanted), step):
         part = slice(start, start + step)
-        logits = head(hidden[part]).float()
-        base = None if original is None else _of_original(original, places[part], logits.device)
-        chunks.append(_of_chunk(logits, wanted[part], base))
+        base = None if original is None else _of_original(original, places[part], hidden.device)
+        said = of_chunk(head, hidden[part], wanted[part], base)
+        chunks.append({name: values.cpu().numpy() for name, values in said.items()})
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]} if chunks else {}
 
 
@@ -136,7 +136,18 @@ def _of_original(original: Said, places: NDArray[np.int64], device: torch.device
     return ids.long(), logs
 
 
-def _of_chunk(logits_CV: Tensor, labels_C: Tensor, base: tuple[Tensor, Tensor] | None) -> dict[str, NDArray[Any]]:
+def of_chunk(
+    head: Head, hidden_CD: Tensor, labels_C: Tensor, base: tuple[Tensor, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """What is kept of the predictions of a chunk, by the names of ``Said``.
+
+    Args:
+        head: The output projection.
+        hidden_CD: Hidden states of its positions.
+        labels_C: The tokens that come next.
+        base: The original's most likely tokens and their log-probabilities; without them this model is the original.
+    """
+    logits_CV = head(hidden_CD).float()
     norm = logits_CV.logsumexp(-1, keepdim=True)
     losses = (norm - logits_CV.gather(1, labels_C[:, None]))[:, 0]
     found: dict[str, Tensor] = {"losses": losses.double()}
@@ -149,7 +160,7 @@ def _of_chunk(logits_CV: Tensor, labels_C: Tensor, base: tuple[Tensor, Tensor] |
             "kl": coarse_kl(logs, logits_CV.gather(1, ids) - norm),
             "agrees": logits_CV.argmax(-1) == ids[:, 0],
         }
-    return {name: values.cpu().numpy() for name, values in found.items()}
+    return found
 
 
 def _scattered(pieces: list[tuple[NDArray[np.int64], NDArray[Any]]], count: int) -> NDArray[Any]:
