@@ -15,7 +15,7 @@ import yaml
 
 from burnish.cli.main import call
 from burnish.compare.halving import Stop, cost, stops, survivors
-from burnish.compare.race import Stand, race
+from burnish.compare.race import Stand, race, short_length
 from burnish.compare.space import Space, around, beyond, grid_points, lower, read_numbers
 from burnish.compare.sweep import PAGE, RANGE, RESULTS, WINNER, SweepWanted, sweep
 from burnish.compare.variance import variance_shares
@@ -84,8 +84,8 @@ def test_a_hole_leaves_its_level_out() -> None:
 
 
 def test_the_space(tmp_path: Path) -> None:
-    """Rates around 6.4e-4 with a factor of two; beyond an end the next one; ten doublings make eleven grid points."""
-    assert around(6.4e-4) == (3.2e-4, 6.4e-4, 1.3e-3, 2.6e-3)
+    """Rates above 3.2e-4 with a factor of two; beyond an end the next one; ten doublings make eleven grid points."""
+    assert around(3.2e-4) == (6.4e-4, 1.3e-3, 2.6e-3)
     assert beyond((1e-4, 2e-4), 2e-4) == 4e-4 and beyond((1e-4, 2e-4), 1e-4) == 5e-5
     assert beyond((1e-4, 2e-4, 4e-4), 2e-4) is None
     assert grid_points(1.0, 1024.0) == 11
@@ -129,7 +129,7 @@ def test_a_trial_in_stretches_ends_like_one_that_never_paused(tmp_path: Path) ->
 
 def test_a_short_trial_is_a_training_of_that_length(tmp_path: Path) -> None:
     """A quarter of 8 updates, 1 of 4 to warm up: the losses of `burnish run` with 2 updates and a warm-up of 1, and the
-    stand knows the whole length. Half of one pass over 36 rows in updates of 8, five of them, is three updates."""
+    stand knows the whole length. A fifth of one pass over 36 rows in updates of 8 is one of five; 20 rows are three."""
     train = {"max_steps": 8, "warmup_steps": 4}
     config = configured(tmp_path, evaluate={"choices": list(LABELS)}, train=train)
     part = race(config.model_copy(update={"name": "part"}), 0.25, fresh=True, heard=silent, cooled=True)
@@ -138,9 +138,17 @@ def test_a_short_trial_is_a_training_of_that_length(tmp_path: Path) -> None:
     start_run(config.model_copy(update={"name": "run", "train": short}))
     assert read(tmp_path / "runs/part") == read(tmp_path / "runs/run")
     passes = configured(tmp_path, train={"max_steps": None, "num_epochs": 1}, name="passes")
-    half = race(passes, 0.5, fresh=True, heard=silent, cooled=True)
+    half = race(passes, 0.2, fresh=True, heard=silent, cooled=True, least_rows=20)
     assert half is not None and (half.step, half.total, half.ended) == (3, 5, False)
     assert not (tmp_path / "runs/part/checkpoints").exists()
+
+
+def test_how_long_a_short_trial_is() -> None:
+    """An eighth of 250 updates is 32, 400 rows in updates of 8 are 50; of 60 updates half at most; a share that is more
+    than half is taken."""
+    assert [short_length(250, 8, 0.125, least) for least in (0, 400)] == [32, 50]
+    assert short_length(60, 8, 0.125, 400) == 30 and short_length(60, 8, 0.75, 400) == 45
+    assert short_length(1, 8, 0.125, 400) == 1
 
 
 def read(folder: Path) -> dict[str, dict[int, float]]:
@@ -219,7 +227,7 @@ def test_rates_from_a_range_test(tmp_path: Path, calls: list[tuple[str, str]]) -
     assert 8 <= len(tested["rates"]) <= 20 == found.cost.range_updates + 20 - len(tested["rates"])
     centre = tested["suggestion"]["rate"] or tested["recipe_rate"]
     rates = {line.settings["train.learning_rate"] for line in found.lines}
-    assert set(around(centre)) <= rates and 4 <= len(rates) <= 8
+    assert set(around(centre)) <= rates and 3 <= len(rates) <= 7
     # every rate to a quarter of 16 updates, and two of them whole
     assert found.cost.updates == found.cost.range_updates + 4 * len(rates) + 2 * 16
     assert "the range of the test" in found.cost.grid

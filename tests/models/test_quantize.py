@@ -16,7 +16,7 @@ from burnish.adapters.attach import attach
 from burnish.adapters.lora import LoraConfig, projection_of
 from burnish.core.config import build
 from burnish.core.errors import UserError
-from burnish.models import quantize
+from burnish.models import four_bits, quantize
 from burnish.models.config import ModelConfig, QuantizationConfig
 from burnish.models.forward import supports_packing
 from burnish.models.fuse import fuse, unfuse
@@ -192,7 +192,7 @@ def test_short_form_and_faults() -> None:
 
 def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    caches: tuple[Any, ...] = (quantize._layer_class, quantize._library)
+    caches: tuple[Any, ...] = (quantize._layer_class, four_bits.library)
     for cache in caches:
         cache.cache_clear()
     with pytest.raises(UserError, match="bitsandbytes, which is not installed") as caught:

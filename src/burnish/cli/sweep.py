@@ -36,15 +36,21 @@ def command(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each finalist.")] = 1,
     keep_one_in: Annotated[float, typer.Option(min=1.5, help="One trial in so many goes on behind each stop.")] = 3.0,
     first: Annotated[
-        float, typer.Option(min=0.01, max=0.9, help="Share of a training at which trials are first compared.")
-    ] = 0.125,
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=0.9,
+            help="Share of a training at which trials are first compared; by default an eighth, and 400 rows at least.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder; by default runs/sweep-NAME.", show_default=False)] = None,
     json: Json = False,
 ) -> int:
     """Try learning rates, batch sizes and epochs, each with each, and stop the losers on the validation rows.
 
-    Trials pause at stops and the better ones continue where they were. Called again, the command continues: what was
-    trained is not trained again. The test rows are not looked at.
+    Trials are compared by the loss of short trainings, and the better ones trained whole. Called again, the command
+    continues: what was trained is not trained again. The test rows are not looked at.
     """
     import json as encoder
 

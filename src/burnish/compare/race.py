@@ -89,7 +89,9 @@ def stand_file(share: float) -> str:
     return f"stand-{share:.6f}.json"
 
 
-def race(config: RunConfig, until: float, *, fresh: bool, heard: Callback, cooled: bool = False) -> Stand | None:
+def race(
+    config: RunConfig, until: float, *, fresh: bool, heard: Callback, cooled: bool = False, least_rows: int = 0
+) -> Stand | None:
     """Train a recipe up to a share of its updates, from where it stopped before; None after Ctrl-C.
 
     Args:
@@ -98,13 +100,17 @@ def race(config: RunConfig, until: float, *, fresh: bool, heard: Callback, coole
         fresh: Whether what its folder holds is of no use.
         heard: Told of the loop's events.
         cooled: Whether it is a training of this length, and not the beginning of the whole one.
+        least_rows: Rows that such a training takes at least, as long as it stays within half of the whole.
 
     Raises:
         UserError: The recipe is refused, or its rows are no longer what they were.
     """
     folder = RunFolder(config.folder)
     going_on = is_run(folder.path) and not fresh
-    setup = set_up(shortened(config, until) if cooled else config, [heard])
+    setup = set_up(config, [heard])
+    whole = len(setup.updates)
+    if cooled:
+        setup.shorten(short_length(whole, config.train.batch_size, until, least_rows))
     scorer = Remembering(setup, [heard])
     scorer.ready()
     job = make_job(setup, scorer, folder)
@@ -119,8 +125,7 @@ def race(config: RunConfig, until: float, *, fresh: bool, heard: Callback, coole
         if state.reason == "interrupted":
             return None
     over = state.reason not in ("", PAUSED)
-    whole = whole_length(config, setup.steps_per_epoch)
-    ended = over and (not cooled or until >= 1)
+    ended = over and not cooled
     stand = Stand(state.step, whole, config.train.batch_size, ended, read_scored(folder.read(BEST)))
     folder.write(stand_file(until), stand.to_json())
     if over:
@@ -128,17 +133,10 @@ def race(config: RunConfig, until: float, *, fresh: bool, heard: Callback, coole
     return stand
 
 
-def shortened(config: RunConfig, share: float) -> RunConfig:
-    """The recipe with a share of its updates, warm-up included."""
-    train = config.train
-    steps = {"max_steps": train.max_steps, "warmup_steps": train.warmup_steps}
-    less: dict[str, Any] = {k: max(1, math.ceil(round(share * v, 9))) for k, v in steps.items() if v}
-    return config.model_copy(update={"train": train.model_copy(update=less | {"num_epochs": share * train.num_epochs})})
-
-
-def whole_length(config: RunConfig, steps_per_epoch: int) -> int:
-    """Updates of a recipe without stages."""
-    return config.train.max_steps or math.ceil(round(config.train.num_epochs * steps_per_epoch, 9))
+def short_length(whole: int, batch_size: int, share: float, least_rows: int) -> int:
+    """Updates of a short training: a share of the whole, or of so many rows if that is more, but half of it at most."""
+    wanted = max(math.ceil(share * whole - 1e-9), math.ceil(least_rows / batch_size))
+    return min(whole, max(1, math.ceil(share * whole - 1e-9), min(wanted, math.ceil(whole / 2))))
 
 
 @dataclass

@@ -23,6 +23,7 @@ class Racer:
         listener: Who is told.
         total: How many stretches there will be, as far as is known.
         cooled: Whether stretches before the last are short trainings of their own (`race`).
+        least_rows: Rows that these take at least.
         stands: By label, seed and share.
         failures: Why trials ended early, by label.
         places: By label, the run that its first seed came furthest in.
@@ -31,6 +32,7 @@ class Racer:
     listener: Listener
     total: int = 0
     cooled: bool = False
+    least_rows: int = 0
     stands: dict[str, dict[int, Shares]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     places: dict[str, Trial] = field(default_factory=dict)
@@ -47,7 +49,8 @@ class Racer:
             self.listener.skips(trial)
             return self._keep(place, share, known)
         fresh = not _goes_on(place, share)
-        told = call("stretch", place.recipe, self.listener.moves, until=share, fresh=fresh, cooled=apart)
+        own = {"cooled": True, "least_rows": self.least_rows} if apart else {}
+        told = call("stretch", place.recipe, self.listener.moves, until=share, fresh=fresh, **own)
         if "failed" in told:
             self.failures[label] = reason(told["failed"]["what"], told["failed"]["fix"])
             self.listener.ends(trial, self.failures[label])

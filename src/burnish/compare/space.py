@@ -16,8 +16,8 @@ RATE, BATCH, EPOCHS = "train.learning_rate", "train.batch_size", "train.num_epoc
 NAMES = {RATE: "rate", BATCH: "batch", EPOCHS: "epochs"}
 SPACING = 2.0
 """Factor between neighbouring rates that are chosen around the suggestion of a range test."""
-AROUND = (-1, 0, 1, 2)
-"""Their places, in powers of ``SPACING``: the suggestion of a short test is rather low (docs/planning.md)."""
+AROUND = (1, 2, 3)
+"""Their places, in powers of ``SPACING``: between the suggestion and where the loss turned, some ten times higher."""
 
 EXAMPLES = {
     "--rates": "1e-4,3e-4,1e-3",

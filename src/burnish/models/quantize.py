@@ -24,8 +24,8 @@ from transformers.pytorch_utils import Conv1D
 
 from burnish.core.errors import UserError
 from burnish.models.anatomy import ALL_LINEAR, Site, select
-from burnish.models.bitsandbytes_library import load_bitsandbytes
 from burnish.models.config import QuantizationConfig
+from burnish.models.four_bits import four_bits, library
 from burnish.models.quantize_8_bits import EightBitLinear, unpacked
 from burnish.ops.machine import trim_memory
 from burnish.ops.projections import Projection, project
@@ -117,7 +117,7 @@ def matrix_of(host: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
     state = weight.quant_state
     constants = state.absmax
     if state.nested:
-        constants = _library().functional.dequantize_blockwise(constants, state.state2) + state.offset
+        constants = library().functional.dequantize_blockwise(constants, state.state2) + state.offset
     blocks = (state.shape.numel() // state.blocksize, state.blocksize)
     unpack = torch.ops.bitsandbytes.dequantize_4bit.default
     values: Tensor = unpack(weight.data, constants, state.blocksize, state.quant_type, blocks, dtype)
@@ -232,18 +232,13 @@ def _layer_class() -> Any:
     to bf16 with that, and takes the packed form, which has no gradient, in the training that follows. On a processor
     the product is our own, because of what ``matrix_of`` tells of its kernel.
     """
-    bnb = _library()
+    bnb = library()
 
     class QuantizedLinear(bnb.nn.Linear4bit):  # type: ignore[misc,name-defined,unused-ignore]
         def __init__(self, matrix: Tensor, bias: Tensor | None, config: QuantizationConfig) -> None:
             super().__init__(matrix.shape[1], matrix.shape[0], bias is not None, device="meta")
             self.compute_dtype = _COMPUTE[config.compute]
-            self.weight = bnb.nn.Params4bit(
-                matrix,
-                blocksize=config.block_size,
-                compress_statistics=config.double,
-                quant_type=config.kind,
-            ).to(matrix.device)
+            self.weight = four_bits(matrix, config)
             if bias is not None:
                 self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
 
@@ -262,7 +257,7 @@ def _layer_class() -> Any:
 @lru_cache(maxsize=1)
 def _shape_class() -> Any:
     """What ``_layer_class`` makes, on the meta device: nothing is computed and nothing allocated."""
-    bnb = _library()
+    bnb = library()
 
     class QuantizedShape(nn.Linear):
         def __init__(self, matrix: Tensor, bias: Tensor | None, config: QuantizationConfig) -> None:
@@ -296,10 +291,3 @@ def _state_shapes(bnb: Any, shape: torch.Size, config: QuantizationConfig) -> An
     )
     offset = torch.empty((), device="meta")
     return bnb.functional.QuantState(absmax=empty(blocks, torch.uint8), offset=offset, state2=inner, **settings)
-
-
-@lru_cache(maxsize=1)
-def _library() -> Any:
-    return load_bitsandbytes(
-        "weights of 4 bits need", where="model.quantization", otherwise="leave `model.quantization` out"
-    )

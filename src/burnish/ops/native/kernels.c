@@ -18,3 +18,4 @@
 #undef ROUND
 
 #include "attention.inc"
+#include "codes.inc"

@@ -202,6 +202,21 @@ def softmax_gradient_(logits_CV: Tensor, labels_C: Tensor, *, gradient: bool) ->
     return losses
 
 
+def four_bit_codes(x: Tensor, bounds: Tensor, names: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Two codes a byte of fp32 numbers in blocks, and the largest absolute value of each block.
+
+    Args:
+        x: The numbers, contiguous, a whole number of blocks.
+        bounds: [15] what parts the codes, rising.
+        names: [16] the code of each place among them.
+        block: Numbers of a block, a multiple of 32.
+    """
+    blocks = x.numel() // block
+    codes, largest = torch.empty(x.numel() // 2, dtype=torch.uint8), torch.empty(blocks, dtype=torch.float32)
+    _call("four_bit_codes", x, *map(_at, (x, bounds, names, codes, largest)), blocks, block)
+    return codes, largest
+
+
 def attention(
     query_THE: Tensor,
     key_TKE: Tensor,
