@@ -15,8 +15,8 @@ import yaml
 
 from burnish.cli.main import call
 from burnish.compare.halving import Stop, cost, stops, survivors
-from burnish.compare.race import Stand, race, short_length
-from burnish.compare.space import Space, around, beyond, grid_points, lower, read_numbers
+from burnish.compare.race import Stand, race, stop_at
+from burnish.compare.space import Space, around, beyond, grid_points, read_numbers
 from burnish.compare.sweep import PAGE, RANGE, RESULTS, WINNER, SweepWanted, sweep
 from burnish.compare.variance import variance_shares
 from burnish.core.errors import UserError
@@ -89,8 +89,6 @@ def test_the_space(tmp_path: Path) -> None:
     assert beyond((1e-4, 2e-4), 2e-4) == 4e-4 and beyond((1e-4, 2e-4), 1e-4) == 5e-5
     assert beyond((1e-4, 2e-4, 4e-4), 2e-4) is None
     assert grid_points(1.0, 1024.0) == 11
-    levels = {"a": (1e-4, 8), "b": (2e-4, 8), "c": (1e-4, 16), "d": (4e-4, 8)}
-    assert [lower(levels, name) for name in "abcd"] == [None, "a", None, "b"]  # the next one, of the same batch
     space = Space((1e-4, 2e-4), (8, 16), (1, 2, 4))
     assert len(space.candidates()) == 12 and space.others == 6
     assert space.candidates()[0].variant.label == "rate 0.0001, batch 8, epochs 1"
@@ -127,28 +125,19 @@ def test_a_trial_in_stretches_ends_like_one_that_never_paused(tmp_path: Path) ->
     assert not (tmp_path / "runs/parts/checkpoints").exists()
 
 
-def test_a_short_trial_is_a_training_of_that_length(tmp_path: Path) -> None:
-    """A quarter of 8 updates, 1 of 4 to warm up: the losses of `burnish run` with 2 updates and a warm-up of 1, and the
-    stand knows the whole length. A fifth of one pass over 36 rows in updates of 8 is one of five; 20 rows are three."""
-    train = {"max_steps": 8, "warmup_steps": 4}
-    config = configured(tmp_path, evaluate={"choices": list(LABELS)}, train=train)
-    part = race(config.model_copy(update={"name": "part"}), 0.25, fresh=True, heard=silent, cooled=True)
-    assert part is not None and (part.step, part.total, part.ended) == (2, 8, False)
-    short = config.train.model_copy(update={"max_steps": 2, "warmup_steps": 1})
-    start_run(config.model_copy(update={"name": "run", "train": short}))
-    assert read(tmp_path / "runs/part") == read(tmp_path / "runs/run")
-    passes = configured(tmp_path, train={"max_steps": None, "num_epochs": 1}, name="passes")
-    half = race(passes, 0.2, fresh=True, heard=silent, cooled=True, least_rows=20)
-    assert half is not None and (half.step, half.total, half.ended) == (3, 5, False)
-    assert not (tmp_path / "runs/part/checkpoints").exists()
-
-
-def test_how_long_a_short_trial_is() -> None:
-    """An eighth of 250 updates is 32, 400 rows in updates of 8 are 50; of 60 updates half at most; a share that is more
+def test_where_trials_are_compared_first() -> None:
+    """An eighth of 250 updates is 32, 500 rows in updates of 8 are 63; of 60 updates half at most; a share that is more
     than half is taken."""
-    assert [short_length(250, 8, 0.125, least) for least in (0, 400)] == [32, 50]
-    assert short_length(60, 8, 0.125, 400) == 30 and short_length(60, 8, 0.75, 400) == 45
-    assert short_length(1, 8, 0.125, 400) == 1
+    assert [stop_at(250, 8, 0.125, least) for least in (0, 500)] == [32, 63]
+    assert stop_at(60, 8, 0.125, 500) == 30 and stop_at(60, 8, 0.75, 500) == 45 and stop_at(60, 8, 1.0, 500) == 60
+    assert stop_at(1, 8, 0.125, 500) == 1
+
+
+def test_a_short_training_is_compared_at_half(tmp_path: Path) -> None:
+    """500 rows are more than 16 updates of 8 have: they pause behind the eighth one."""
+    config = configured(tmp_path, evaluate={"choices": list(LABELS)}, train={"max_steps": 16})
+    stand = race(config, 0.125, fresh=True, heard=silent, least_rows=500)
+    assert stand is not None and (stand.step, stand.total, stand.ended) == (8, 16, False)
 
 
 def read(folder: Path) -> dict[str, dict[int, float]]:
@@ -157,18 +146,13 @@ def read(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def test_losers_are_stopped_and_nothing_is_trained_twice(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
-    """Four rates with short trainings of a quarter of 16 updates, two of them whole: 4 * 4 + 2 * 16 = 48 updates of
-    64. The rate with the lowest loss goes on, and the one below it, whose loss may be any."""
+    """Four rates to a quarter of 16 updates, the two with the lowest loss to their end: 4 * 4 + 2 * 12 = 40 of 64."""
     found = sweep(wanted(tmp_path))
     assert [mode for mode, _ in calls] == ["stretch"] * 6
-    assert found.cost.updates == 48 and found.cost.rows == 384 and found.cost.share == 48 / 64
-    stands = [json.loads(path.read_text()) for path in sorted((tmp_path / "out/runs").glob("*-0.25/stand-*.json"))]
-    losses = [sum(stand["scored"]["losses"]) for stand in stands]
-    best = losses.index(min(losses))
-    assert {line.settings["train.learning_rate"] for line in found.lines if line.ended} == {
-        RATES[best - 1],
-        RATES[best],
-    }
+    stands = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "out/runs").glob("*/stand-0.25*")}
+    losses = {name: np.dot(stand["scored"]["losses"], stand["scored"]["counts"]) for name, stand in stands.items()}
+    assert {name for _, name in calls[4:]} == set(sorted(losses, key=lambda name: losses[name])[:2])
+    assert found.cost.updates == 40 and found.cost.rows == 320 and found.cost.share == 40 / 64
     assert sorted(line.step for line in found.lines) == [4, 4, 16, 16]
     best = found.best
     assert best is not None and best.ended and best.value is not None
@@ -183,13 +167,13 @@ def test_losers_are_stopped_and_nothing_is_trained_twice(tmp_path: Path, calls: 
     assert (tmp_path / "out" / WINNER).read_text().split() == list(found.overrides)
     page = (tmp_path / "out" / PAGE).read_text()
     assert (
-        "<svg" in page and f"Take {best.label}" in page and "stopped early" in page and "75% of the full grid" in page
+        "<svg" in page and f"Take {best.label}" in page and "stopped early" in page and "62% of the full grid" in page
     )
 
     calls.clear()
     again = sweep(wanted(tmp_path))
     assert calls == [] and again.to_json() == found.to_json()
-    three = sweep(wanted(tmp_path, finalists=3, seeds=2))  # one more is trained whole, and each gets a second seed
+    three = sweep(wanted(tmp_path, finalists=3, seeds=2))  # one more is continued, and each gets a second seed
     assert [name.rpartition("-")[2] for _, name in calls] == ["seed0", "seed1", "seed1", "seed1"]
     assert three.best is not None and three.best.value is not None and len(three.best.value.seeds) == 2
 
@@ -228,8 +212,7 @@ def test_rates_from_a_range_test(tmp_path: Path, calls: list[tuple[str, str]]) -
     centre = tested["suggestion"]["rate"] or tested["recipe_rate"]
     rates = {line.settings["train.learning_rate"] for line in found.lines}
     assert set(around(centre)) <= rates and 3 <= len(rates) <= 7
-    # every rate to a quarter of 16 updates, and two of them whole
-    assert found.cost.updates == found.cost.range_updates + 4 * len(rates) + 2 * 16
+    assert found.cost.updates == found.cost.range_updates + sum(line.step for line in found.lines)
     assert "the range of the test" in found.cost.grid
     calls.clear()
     sweep(wanted(tmp_path, rates=()))
@@ -261,12 +244,11 @@ def test_a_trial_that_fails_loses(tmp_path: Path, calls: list[tuple[str, str]]) 
 
 
 def test_early_stopping_ends_a_trial(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
-    """Trials that give up early, in their short training and in the whole one, count as they are."""
+    """A trial that gives up before a stop has come to its end: it is not trained again, and counts as it is."""
     sections = {"early_stopping": {"patience": 1, "metric": "macro_f1", "min_improvement": 1.0}}
     found = sweep(wanted(tmp_path, rates=(0.001, 0.01), finalists=1, first=0.75, sections=sections))
-    names = [name for _, name in calls]
-    assert names[:2] == ["rate-0.001-seed0-0.75", "rate-0.01-seed0-0.75"] and len(names) == 3
-    assert [(line.ended, line.step < 12, line.total) for line in found.lines] == [(True, True, 16), (False, True, 16)]
+    assert [name for _, name in calls] == ["rate-0.001-seed0", "rate-0.01-seed0"]  # 12 updates wanted, over after 6
+    assert [line.step for line in found.lines] == [6, 6] and found.lines[0].ended
 
 
 def test_a_metric_that_no_row_has_is_the_loss(tmp_path: Path, calls: list[tuple[str, str]]) -> None:

@@ -40,7 +40,7 @@ def command(
         typer.Option(
             min=0.01,
             max=0.9,
-            help="Share of a training at which trials are first compared; by default an eighth, and 400 rows at least.",
+            help="Share of a training at which trials are first compared; by default an eighth, and 500 rows at least.",
             show_default=False,
         ),
     ] = None,
@@ -49,8 +49,8 @@ def command(
 ) -> int:
     """Try learning rates, batch sizes and epochs, each with each, and stop the losers on the validation rows.
 
-    Trials are compared by the loss of short trainings, and the better ones trained whole. Called again, the command
-    continues: what was trained is not trained again. The test rows are not looked at.
+    Trials pause at stops and the better ones continue where they were. Called again, the command continues: what was
+    trained is not trained again. The test rows are not looked at.
     """
     import json as encoder
 

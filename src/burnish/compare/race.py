@@ -1,9 +1,7 @@
 """A trial in stretches: trained to a share of its updates, scored on the validation rows, and continued later.
 
 The learning rate follows the schedule of the whole training, so that a pause changes nothing but one more look at the
-validation rows. Or a stretch is a short training of its own, whose rate falls to its end: that costs its updates again
-when the trial goes on, and says more, since what is seen at a high rate is mostly its noise. The test rows are never
-scored here.
+validation rows. The test rows are never scored here.
 """
 
 from __future__ import annotations
@@ -89,9 +87,7 @@ def stand_file(share: float) -> str:
     return f"stand-{share:.6f}.json"
 
 
-def race(
-    config: RunConfig, until: float, *, fresh: bool, heard: Callback, cooled: bool = False, least_rows: int = 0
-) -> Stand | None:
+def race(config: RunConfig, until: float, *, fresh: bool, heard: Callback, least_rows: int = 0) -> Stand | None:
     """Train a recipe up to a share of its updates, from where it stopped before; None after Ctrl-C.
 
     Args:
@@ -99,8 +95,7 @@ def race(
         until: The share, at most 1.
         fresh: Whether what its folder holds is of no use.
         heard: Told of the loop's events.
-        cooled: Whether it is a training of this length, and not the beginning of the whole one.
-        least_rows: Rows that such a training takes at least, as long as it stays within half of the whole.
+        least_rows: Rows that are trained on at least, as far as half of the updates suffice for them.
 
     Raises:
         UserError: The recipe is refused, or its rows are no longer what they were.
@@ -108,35 +103,31 @@ def race(
     folder = RunFolder(config.folder)
     going_on = is_run(folder.path) and not fresh
     setup = set_up(config, [heard])
-    whole = len(setup.updates)
-    if cooled:
-        setup.shorten(short_length(whole, config.train.batch_size, until, least_rows))
     scorer = Remembering(setup, [heard])
     scorer.ready()
     job = make_job(setup, scorer, folder)
     state = _continued(setup, job, folder) if going_on else TrainState()
     if not going_on:
         folder.create(True, setup.write)
-    length = len(job.updates)
-    end = length if cooled else min(length, max(1, math.ceil(until * length - 1e-9)))
+    total = len(job.updates)
+    end = stop_at(total, config.train.batch_size, until, least_rows)
     if state.step < end or not (folder.path / BEST).is_file():
-        pauses: list[Callback] = [] if end == length else [_At(end, Evaluate()), _At(end, Stop(PAUSED))]
+        pauses: list[Callback] = [] if end == total else [_At(end, Evaluate()), _At(end, Stop(PAUSED))]
         state = train(job, state, [Recorder(folder), _Best(scorer, folder), heard, *pauses])
         if state.reason == "interrupted":
             return None
-    over = state.reason not in ("", PAUSED)
-    ended = over and not cooled
-    stand = Stand(state.step, whole, config.train.batch_size, ended, read_scored(folder.read(BEST)))
+    ended = state.reason not in ("", PAUSED)
+    stand = Stand(state.step, total, config.train.batch_size, ended, read_scored(folder.read(BEST)))
     folder.write(stand_file(until), stand.to_json())
-    if over:
+    if ended:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # they can be several models large
     return stand
 
 
-def short_length(whole: int, batch_size: int, share: float, least_rows: int) -> int:
-    """Updates of a short training: a share of the whole, or of so many rows if that is more, but half of it at most."""
-    wanted = max(math.ceil(share * whole - 1e-9), math.ceil(least_rows / batch_size))
-    return min(whole, max(1, math.ceil(share * whole - 1e-9), min(wanted, math.ceil(whole / 2))))
+def stop_at(total: int, batch_size: int, share: float, least_rows: int = 0) -> int:
+    """The update behind which a stretch ends: a share of all, or so many rows if that is more, but not beyond half."""
+    least = min(math.ceil(least_rows / batch_size), math.ceil(total / 2))
+    return min(total, max(1, math.ceil(share * total - 1e-9), least))
 
 
 @dataclass

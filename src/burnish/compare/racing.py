@@ -22,43 +22,38 @@ class Racer:
     Attributes:
         listener: Who is told.
         total: How many stretches there will be, as far as is known.
-        cooled: Whether stretches before the last are short trainings of their own (`race`).
-        least_rows: Rows that these take at least.
+        least_rows: Rows that a stretch comes to at least, within half of a training.
         stands: By label, seed and share.
         failures: Why trials ended early, by label.
-        places: By label, the run that its first seed came furthest in.
     """
 
     listener: Listener
     total: int = 0
-    cooled: bool = False
     least_rows: int = 0
     stands: dict[str, dict[int, Shares]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    places: dict[str, Trial] = field(default_factory=dict)
     number: int = 0
 
     def advance(self, trial: Trial, share: float) -> Stand | None:
         """Bring a trial to a share of its updates; None where it failed."""
-        label, apart = trial.variant.label, self.cooled and share < 1
+        label = trial.variant.label
         self.listener.begins(self.number, max(self.total, self.number + 1), trial)
         self.number += 1
-        place = trial.part(share) if apart else trial
-        known = _known(place, share) or self._ended(place, share)
+        known = _known(trial, share) or self._ended(trial, share)
         if known:
             self.listener.skips(trial)
-            return self._keep(place, share, known)
-        fresh = not _goes_on(place, share)
-        own = {"cooled": True, "least_rows": self.least_rows} if apart else {}
-        told = call("stretch", place.recipe, self.listener.moves, until=share, fresh=fresh, **own)
+            return self._keep(trial, share, known)
+        fresh = not _goes_on(trial, share)
+        options = {"until": share, "fresh": fresh, "least_rows": self.least_rows}
+        told = call("stretch", trial.recipe, self.listener.moves, **options)
         if "failed" in told:
             self.failures[label] = reason(told["failed"]["what"], told["failed"]["fix"])
             self.listener.ends(trial, self.failures[label])
             return None
-        write_json(place.record, {"key": place.key, "share": share})
-        stand = _read(place, share)
+        write_json(trial.record, {"key": trial.key, "share": share})
+        stand = _read(trial, share)
         self.listener.ends(trial, stand)
-        return self._keep(place, share, stand)
+        return self._keep(trial, share, stand)
 
     def _ended(self, trial: Trial, share: float) -> Stand | None:
         """Where a trial ended before this place, by early stopping: there is nothing more to train."""
@@ -73,15 +68,7 @@ class Racer:
         shares = self.stands.get(label, {}).get(0, {})
         return shares[max(shares)] if shares else None
 
-    def spent(self, label: str) -> tuple[int, int]:
-        """Updates and rows that a trial took with all its seeds."""
-        stands = self.stands.get(label, {}).values()
-        made = [one for shares in stands for share, one in shares.items() if self.cooled or share == max(shares)]
-        return sum(one.step for one in made), sum(one.rows for one in made)
-
     def _keep(self, trial: Trial, share: float, stand: Stand) -> Stand:
-        if trial.seed == 0:
-            self.places[trial.variant.label] = trial
         self.stands.setdefault(trial.variant.label, {}).setdefault(trial.seed, {})[share] = stand
         return stand
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,18 +83,6 @@ def beyond(rates: Sequence[float], best: float) -> float | None:
     """The next rate outwards where the best one is at an end of those that were tried."""
     ends = {min(rates): 1 / SPACING, max(rates): SPACING}
     return rounded(best * ends[best]) if best in ends and len(rates) > 1 else None
-
-
-def lower(levels: Mapping[str, Sequence[float]], label: str) -> str | None:
-    """The candidate with the next lower rate than another one's and all else alike; None where there is none.
-
-    Args:
-        levels: The values of each candidate's settings, the rate first.
-        label: The other one.
-    """
-    rate, *others = levels[label]
-    below = {own: name for name, (own, *rest) in levels.items() if rest == others and own < rate}
-    return below[max(below)] if below else None
 
 
 def grid_points(low: float, high: float) -> int:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from burnish.compare.basis import Basis, better, settled
+from burnish.compare.race import Stand
 from burnish.compare.racing import Racer, Shares, curve
 from burnish.compare.space import EPOCHS, NAMES, RATE, Candidate, Space, grid_points
 from burnish.compare.statistics import METRICS, Estimate, Pair, Scored, estimate, resampled
+from burnish.compare.trials import Prepared
 from burnish.compare.variance import variance_shares
 from burnish.evaluate.intervals import holm
 from burnish.evaluate.resample import Draws
@@ -135,6 +137,7 @@ def value_of(scored: Scored, metric: str) -> float:
 
 def standings(
     candidates: Mapping[str, Candidate],
+    prepared: Mapping[str, Prepared],
     racer: Racer,
     space: Space,
     *,
@@ -146,6 +149,7 @@ def standings(
 
     Args:
         candidates: By label.
+        prepared: Their runs.
         racer: Where they stand.
         space: The settings.
         metric: What decides.
@@ -166,7 +170,7 @@ def standings(
         share = max(seeds[0])
         last = seeds[0][share]
         runs = [shares[share].scored for shares in seeds.values() if share in shares]
-        path = tuple(curve(racer.places[label], metric))
+        path = tuple(curve(prepared[label].trials[0], metric))
         why = racer.failures.get(label, "")
         value = estimate(runs, metric, weights)
         lines.append(Line(label, settings, value, last.step, last.total, share == 1.0, None, why, path))
@@ -227,9 +231,9 @@ def _importance(
 
 def _cost(racer: Racer, space: Space, tested: Mapping[str, Any], about: Mapping[str, Any]) -> Cost:
     """What was done, and what the full grid would take: every rate in the range of the test, with all the rest."""
-    spent = [racer.spent(label) for label in racer.stands]
+    ends: list[Stand] = [shares[max(shares)] for seeds in racer.stands.values() for shares in seeds.values()]
     rates = tested.get("rates") or []
-    updates = sum(made for made, _ in spent) + len(rates)
+    updates = sum(stand.step for stand in ends) + len(rates)
     tested_rows = len(rates) * int(about["batch_size"])
     wholes = {label: racer.last(label) for label in racer.stands}
     whole = [stand for stand in wholes.values() if stand]
@@ -248,7 +252,7 @@ def _cost(racer: Racer, space: Space, tested: Mapping[str, Any], about: Mapping[
     words = ", ".join(parts) + f", {seeds} seed{'s' if seeds > 1 else ''}"
     return Cost(
         updates,
-        sum(rows for _, rows in spent) + tested_rows,
+        sum(stand.rows for stand in ends) + tested_rows,
         len(rates),
         grid_rates * space.others,
         grid_updates,

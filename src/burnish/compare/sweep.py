@@ -13,7 +13,7 @@ from burnish.compare.keys import key_of
 from burnish.compare.process import call
 from burnish.compare.racing import Racer
 from burnish.compare.run import Listener, deciding, refuse_all_refused
-from burnish.compare.space import Candidate, Space, around, beyond, lower, refuse_unsuited
+from burnish.compare.space import Candidate, Space, around, beyond, refuse_unsuited
 from burnish.compare.standings import Sweep, standings, value_of
 from burnish.compare.sweep_page import write_sweep_page
 from burnish.compare.trials import Prepared, Wanted, prepare, reason
@@ -28,7 +28,7 @@ MOST = 0.25
 """Its share of a training, at most: where trainings are short, the test is shorter."""
 EXTENSIONS = 4
 """How often the rates are continued outwards, where the best one is at their end."""
-FIRST, LEAST_ROWS = 0.125, 400
+FIRST, LEAST_ROWS = 0.125, 500
 """Where trials are compared first. After 250 tweets SmolLM2 knew what answers look like, and no rate stood out."""
 AT_STOPS = "loss"
 """What decides before the end: a sum over rows, far less noisy than a count of right answers after few updates."""
@@ -64,8 +64,8 @@ class SweepWanted:
 def sweep(wanted: SweepWanted, listener: Listener | None = None) -> Sweep:
     """Run a sweep, or what is left of it; its files are written after every stretch.
 
-    Up to a stop every trial is a short training of its own, with the whole schedule in it; those that go on begin anew.
-    Only validation rows decide: their loss at the stops, the recipe's metric at the end.
+    Every trial follows the schedule of its whole training and pauses at the stops; those that go on continue where they
+    were. Only validation rows decide: their loss at the stops, the recipe's metric at the end.
 
     Raises:
         UserError: The recipe does not suit a sweep, or no trial can be run.
@@ -89,7 +89,7 @@ class _Course:
     candidates: dict[str, Candidate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.racer = Racer(self.listener, cooled=True, least_rows=0 if self.wanted.first else LEAST_ROWS)
+        self.racer = Racer(self.listener, least_rows=0 if self.wanted.first else LEAST_ROWS)
         self.metric = deciding(self.wanted.config)
 
     def run(self) -> Sweep:
@@ -104,25 +104,13 @@ class _Course:
             self._advance(alive, stop.share)
             if number == 0 and not wanted.rates:
                 alive += self._extended(stop.share)
-            alive = self._survivors(alive, stop.kept, last=number == len(planned) - 1)
+            alive = survivors(self._losses(alive), stop.kept, higher=False)
         for seed in range(wanted.seeds):
             self._advance(alive, 1.0, seed)
         if not self._losses(alive):
             first = next(iter(self.racer.failures.items()))
             raise UserError(f"no trial came to its end; `{first[0]}`: {first[1]}", where=str(wanted.output))
         return self._note()
-
-    def _survivors(self, alive: Sequence[str], kept: int, last: bool) -> list[str]:
-        """Who goes on; to the end also the rate below the best one, since a longer training wants a lower rate."""
-        chosen = survivors(self._losses(alive), kept, higher=False)
-        below = (
-            lower({label: self.candidates[label].levels for label in self._losses(alive)}, chosen[0])
-            if chosen
-            else None
-        )
-        if last and kept > 1 and below is not None and below not in chosen:
-            chosen[-1] = below
-        return chosen
 
     def _enter(self, space: Space) -> list[str]:
         """Prepare the candidates that are not known yet."""
@@ -168,6 +156,7 @@ class _Course:
     def _note(self) -> Sweep:
         found = standings(
             self.candidates,
+            self.prepared,
             self.racer,
             self.space,
             metric=self.metric,

@@ -46,11 +46,6 @@ class Trial:
         """A hash of the recipe: a finished run counts only for the recipe that it was made from."""
         return key_of(configured(self.recipe, self.variant.label))
 
-    def part(self, share: float) -> Trial:
-        """A training of a share of its length, in a folder of its own."""
-        name = f"{self.folder.name}-{share:g}"
-        return replace(self, recipe={**self.recipe, "name": name}, folder=self.folder.with_name(name))
-
     def with_steps(self, steps: int) -> Trial:
         """The same run with a fixed number of updates."""
         train = {**self.recipe["train"], "max_steps": steps}

@@ -92,9 +92,9 @@ def pace(config: RunConfig) -> None:
     tell(pace=statistics.median(heard.seconds[1:] or heard.seconds))
 
 
-def stretch(config: RunConfig, *, until: float, fresh: bool, cooled: bool = False, least_rows: int = 0) -> None:
+def stretch(config: RunConfig, *, until: float, fresh: bool, least_rows: int = 0) -> None:
     """Train a part of a trial."""
-    if race(config, until, fresh=fresh, heard=Teller(), cooled=cooled, least_rows=least_rows) is None:
+    if race(config, until, fresh=fresh, heard=Teller(), least_rows=least_rows) is None:
         raise KeyboardInterrupt
     tell(done=True)
 

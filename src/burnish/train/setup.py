@@ -168,16 +168,6 @@ class Setup:
             share=self.engine.share,
         )
 
-    def shorten(self, steps: int) -> None:
-        """Make it a training of fewer updates, with the whole schedule in them, before any of them."""
-        train, share = self.config.train, steps / len(self.updates)
-        less = {"max_steps": steps}
-        if train.warmup_steps:
-            less["warmup_steps"] = math.ceil(round(share * train.warmup_steps, 9))
-        self.config = self.config.model_copy(update={"train": train.model_copy(update=less)})
-        for known in ("task_updates", "updates", "stages"):
-            self.__dict__.pop(known, None)
-
     @property
     def steps_per_epoch(self) -> int:
         """Updates of one pass over the training rows."""
