@@ -6,7 +6,7 @@ heavier than any micro-batch of the training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -43,13 +43,12 @@ def scoring_bytes(sketch: Sketch, shadow: Shadow, layout: Layout, terms: Sequenc
     """
     view = view_of(sketch, shadow, layout)
     prepared = sketch.prepared
-    held_out = [batch for table in (prepared.validation, prepared.test) for batch in heaviest(view, table)]
-    passes: list[Callable[[], object]] = [partial(_scored, shadow, terms, batch) for batch in held_out]
-    passes += [partial(_read, shadow, batch) for table in general_rows(sketch, view) for batch in heaviest(view, table)]
-    sizes = [without_gradients(shadow, one) for one in passes]
-    answering = cache_bytes(sketch, view, torch.finfo(shadow.numbers.compute).bits // 8)
-    of_rows = max(sizes[: len(held_out)], default=0)
-    return max([*sizes, of_rows + answering], default=0)
+    rows = heaviest(view, (prepared.validation, prepared.test))
+    texts = heaviest(view, general_rows(sketch, view))
+    answers = cache_bytes(sketch, view, torch.finfo(shadow.numbers.compute).bits // 8)
+    of_rows = without_gradients(shadow, lambda: _scored(shadow, terms, rows)) + answers if rows else 0
+    of_texts = without_gradients(shadow, lambda: _read(shadow, texts)) if texts else 0
+    return max(of_rows, of_texts)
 
 
 def view_of(sketch: Sketch, shadow: Shadow, layout: Layout) -> View:
@@ -83,10 +82,10 @@ def general_rows(sketch: Sketch, view: View) -> list[TokenTable]:
     return [rows.texts, *([rows.answers] if rows.answers is not None else [])]
 
 
-def heaviest(view: View, table: TokenTable) -> list[Batch]:
-    """The pass with most places among the first; none of no rows."""
-    made = [view.collate(table, rows) for rows in islice(view.batches(table), PASSES)] if len(table) else []
-    return [max(made, key=_places)] if made else []
+def heaviest(view: View, tables: Iterable[TokenTable]) -> Batch | None:
+    """The pass with most places among the first ones over some tables; None of no rows."""
+    made = (view.collate(table, rows) for table in tables if len(table) for rows in islice(view.batches(table), PASSES))
+    return max(made, key=_places, default=None)
 
 
 def _places(batch: Batch) -> int:
