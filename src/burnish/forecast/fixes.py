@@ -15,6 +15,7 @@ from burnish.adapters.registry import METHODS
 from burnish.core.engines import OFFLOADS
 from burnish.core.errors import UserError
 from burnish.data.batches import MICRO_BATCH_TOKENS
+from burnish.evaluate.loss import BATCH_TOKENS
 from burnish.forecast.sketch import Sketch, sketch_of
 from burnish.forecast.trace import footprint_of
 from burnish.plan.engines import Engine
@@ -194,6 +195,9 @@ def _changes(
         moved = replace(plan.engine, offload="optimizer")
         yield Change({}, 0.2, "moments in the host's memory", engine=moved)
     longest = int(sketch.prepared.train.lengths.max())
+    passes = config.evaluate.batch_tokens or BATCH_TOKENS.get(sketch.device, BATCH_TOKENS["cuda"])
+    if passes // 4 >= longest:
+        yield Change({"evaluate": {"batch_tokens": passes // 4}}, 0.01, "smaller passes while rows are scored")
     if longest > 128:
         data = config.data.model_copy(
             update={"render": config.data.render.model_copy(update={"max_length": longest // 2})}
