@@ -48,6 +48,8 @@ def test_the_stops_by_hand() -> None:
 def test_who_survives() -> None:
     values = {"a": 0.5, "b": 0.7, "c": 0.7, "d": 0.1}
     assert survivors(values, 2, higher=True) == ["b", "c"] and survivors(values, 2, higher=False) == ["d", "a"]
+    diverged = {"x": math.nan, "y": 2.0, "z": 1.0}
+    assert survivors(diverged, 3, higher=False) == ["z", "y", "x"] and survivors(diverged, 1, higher=True) == ["y"]
 
 
 def test_the_variance_by_hand() -> None:
@@ -176,6 +178,14 @@ def test_losers_are_stopped_and_nothing_is_trained_twice(tmp_path: Path, calls: 
     three = sweep(wanted(tmp_path, finalists=3, seeds=2))  # one more is continued, and each gets a second seed
     assert [name.rpartition("-")[2] for _, name in calls] == ["seed0", "seed1", "seed1", "seed1"]
     assert three.best is not None and three.best.value is not None and len(three.best.value.seeds) == 2
+
+
+def test_another_first_stop_is_another_race(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    """An eighth of 16 updates is 2; without the option it is 8, half of them. What paused elsewhere is not compared."""
+    for first, stop in ((0.125, 2), (None, 8), (0.125, 2)):
+        calls.clear()
+        found = sweep(wanted(tmp_path, rates=(0.01, 0.05), finalists=1, first=first))
+        assert len(calls) == 3 and sorted(line.step for line in found.lines) == [stop, 16]
 
 
 def test_a_sweep_that_was_interrupted_goes_on(tmp_path: Path, calls: list[tuple[str, str]]) -> None:

@@ -45,7 +45,7 @@ def stops(trials: int, finalists: int, eta: float, first: float) -> list[Stop]:
 
 
 def survivors(values: Mapping[str, float], kept: int, higher: bool) -> list[str]:
-    """The best so many, the best first; of equals those that were named first.
+    """The best so many, the best first; of equals those that were named first. What is no number comes last.
 
     Args:
         values: By name.
@@ -53,7 +53,7 @@ def survivors(values: Mapping[str, float], kept: int, higher: bool) -> list[str]
         higher: Whether more is better.
     """
     sign = -1.0 if higher else 1.0
-    return sorted(values, key=lambda name: sign * values[name])[:kept]
+    return sorted(values, key=lambda name: (math.isnan(values[name]), sign * values[name]))[:kept]
 
 
 def cost(trials: int, finalists: int, eta: float, first: float, seeds: int = 1) -> float:

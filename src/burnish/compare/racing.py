@@ -39,21 +39,40 @@ class Racer:
         label = trial.variant.label
         self.listener.begins(self.number, max(self.total, self.number + 1), trial)
         self.number += 1
-        known = _known(trial, share) or self._ended(trial, share)
+        known = self._known(trial, share) or self._ended(trial, share)
         if known:
             self.listener.skips(trial)
             return self._keep(trial, share, known)
-        fresh = not _goes_on(trial, share)
+        fresh = not self._goes_on(trial, share)
         options = {"until": share, "fresh": fresh, "least_rows": self.least_rows}
         told = call("stretch", trial.recipe, self.listener.moves, **options)
         if "failed" in told:
             self.failures[label] = reason(told["failed"]["what"], told["failed"]["fix"])
             self.listener.ends(trial, self.failures[label])
             return None
-        write_json(trial.record, {"key": trial.key, "share": share})
+        write_json(trial.record, {"key": trial.key, "share": share, "least_rows": self.least_rows})
         stand = _read(trial, share)
         self.listener.ends(trial, stand)
         return self._keep(trial, share, stand)
+
+    def _known(self, trial: Trial, share: float) -> Stand | None:
+        """Where a trial stood here, if it was made before."""
+        if self._record(trial) is None or not (trial.folder / stand_file(share)).is_file():
+            return None
+        return _read(trial, share)
+
+    def _goes_on(self, trial: Trial, share: float) -> bool:
+        """Whether a folder holds the beginning of this stretch, and is not beyond its end already."""
+        record = self._record(trial)
+        return record is not None and bool(record.get("share", 1.0) <= share)
+
+    def _record(self, trial: Trial) -> dict[str, Any] | None:
+        """What is known of a trial of the same recipe that paused where this race pauses."""
+        if not trial.record.is_file():
+            return None
+        record = dict(json.loads(trial.record.read_text(encoding="utf-8")))
+        same = (record.get("key"), record.get("least_rows", 0)) == (trial.key, self.least_rows)
+        return record if same else None
 
     def _ended(self, trial: Trial, share: float) -> Stand | None:
         """Where a trial ended before this place, by early stopping: there is nothing more to train."""
@@ -81,23 +100,6 @@ def curve(trial: Trial, metric: str) -> list[tuple[int, float]]:
         row["step"]: row[metric] for row in rows if row.get("kind") == "validation" and row.get(metric) is not None
     }
     return sorted(found.items())
-
-
-def _known(trial: Trial, share: float) -> Stand | None:
-    record = _record(trial)
-    if record.get("key") != trial.key or not (trial.folder / stand_file(share)).is_file():
-        return None
-    return _read(trial, share)
-
-
-def _goes_on(trial: Trial, share: float) -> bool:
-    """Whether a folder holds the beginning of this stretch: the same recipe, and not beyond its end already."""
-    record = _record(trial)
-    return bool(record.get("key") == trial.key and record.get("share", 1.0) <= share)
-
-
-def _record(trial: Trial) -> dict[str, Any]:
-    return dict(json.loads(trial.record.read_text(encoding="utf-8"))) if trial.record.is_file() else {}
 
 
 def _read(trial: Trial, share: float) -> Stand:

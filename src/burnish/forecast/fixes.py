@@ -15,7 +15,7 @@ from burnish.adapters.registry import METHODS
 from burnish.core.engines import OFFLOADS
 from burnish.core.errors import UserError
 from burnish.data.batches import MICRO_BATCH_TOKENS
-from burnish.evaluate.loss import BATCH_TOKENS
+from burnish.forecast.scoring import pass_tokens
 from burnish.forecast.sketch import Sketch, sketch_of
 from burnish.forecast.trace import footprint_of
 from burnish.plan.engines import Engine
@@ -195,7 +195,7 @@ def _changes(
         moved = replace(plan.engine, offload="optimizer")
         yield Change({}, 0.2, "moments in the host's memory", engine=moved)
     longest = int(sketch.prepared.train.lengths.max())
-    passes = config.evaluate.batch_tokens or BATCH_TOKENS.get(sketch.device, BATCH_TOKENS["cuda"])
+    passes = pass_tokens(sketch, sketch.shapes())
     if passes // 4 >= longest:
         yield Change({"evaluate": {"batch_tokens": passes // 4}}, 0.01, "smaller passes while rows are scored")
     if longest > 128:

@@ -53,14 +53,18 @@ def scoring_bytes(sketch: Sketch, shadow: Shadow, layout: Layout, terms: Sequenc
 
 def view_of(sketch: Sketch, shadow: Shadow, layout: Layout) -> View:
     """How the model of a run is called while it is scored."""
-    kind = kind_of(sketch.values, shadow.model)
     return View(
-        Loaded(shadow.model, sketch.tokenizer, kind, "", Path()),
+        Loaded(shadow.model, sketch.tokenizer, kind_of(sketch.values, shadow.model), "", Path()),
         layout,
-        sketch.config.evaluate.batch_tokens or tokens_on(sketch.device, kind),
+        pass_tokens(sketch, shadow.model),
         partial(autocast, shadow.numbers),
         sketch.decoder_start,
     )
+
+
+def pass_tokens(sketch: Sketch, model: PreTrainedModel) -> int:
+    """Tokens of a pass while a run is scored."""
+    return sketch.config.evaluate.batch_tokens or tokens_on(sketch.device, kind_of(sketch.values, model))
 
 
 def kind_of(values: PreTrainedConfig, model: PreTrainedModel) -> Kind:

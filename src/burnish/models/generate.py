@@ -210,9 +210,12 @@ def _ready(loaded: Loaded, seed: int) -> Iterator[None]:
     own = loaded.model.generation_config
     stored_stops, own.stop_strings = getattr(own, "stop_strings", None), None  # else they would join those asked for
     head = loaded.model.get_output_embeddings()
-    compact = head.register_forward_pre_hook(_together) if head is not None else nullcontext()
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), compact:
+        with (
+            torch.random.fork_rng(devices=devices),
+            torch.no_grad(),
+            head.register_forward_pre_hook(_together) if head is not None else nullcontext(),
+        ):
             torch.manual_seed(seed)
             yield
     finally:

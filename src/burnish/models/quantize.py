@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from burnish.core.errors import UserError
 from burnish.models.anatomy import ALL_LINEAR, Site, select
 from burnish.models.config import QuantizationConfig
-from burnish.models.four_bits import four_bits, library
+from burnish.models.four_bits import CONSTANTS_BLOCK, four_bits, library
 from burnish.models.quantize_8_bits import EightBitLinear, unpacked
 from burnish.ops.machine import trim_memory
 from burnish.ops.projections import Projection, project
@@ -287,7 +287,7 @@ def _state_shapes(bnb: Any, shape: torch.Size, config: QuantizationConfig) -> An
     if not config.double:
         return bnb.functional.QuantState(absmax=empty(blocks), **settings)
     inner = bnb.functional.QuantState(
-        absmax=empty(-(-blocks // 256)), blocksize=256, code=empty(256), dtype=torch.float32
+        absmax=empty(-(-blocks // CONSTANTS_BLOCK)), blocksize=CONSTANTS_BLOCK, code=empty(256), dtype=torch.float32
     )
     offset = torch.empty((), device="meta")
     return bnb.functional.QuantState(absmax=empty(blocks, torch.uint8), offset=offset, state2=inner, **settings)
