@@ -45,7 +45,7 @@ def meter_of(target: Target) -> Meter | None:
     config, loaded = target.config.evaluate.retention, target.loaded
     if not config.on:
         return None
-    virtual = sum(getattr(adapter, "num_virtual_tokens", 0) for adapter in target.config.adapters)
+    virtual = target.config.virtual_tokens
     rows = make_rows(read_set(config), loaded, config.max_length, virtual, loaded.classifier is None)
     original = listen(target.view, rows, layers=False)
 

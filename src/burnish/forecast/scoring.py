@@ -80,9 +80,10 @@ def general_rows(sketch: Sketch, view: View) -> list[TokenTable]:
     wanted = sketch.config.evaluate.retention
     if not wanted.on or not callable(sketch.tokenizer):
         return []
-    virtual = sum(getattr(adapter, "num_virtual_tokens", 0) for adapter in sketch.config.adapters)
-    asks = not sketch.config.classifies
-    rows = make_rows(read_set(wanted), view.loaded, wanted.max_length, virtual, extra_choices=asks)
+    config = sketch.config
+    rows = make_rows(
+        read_set(wanted), view.loaded, wanted.max_length, config.virtual_tokens, extra_choices=not config.classifies
+    )
     return [rows.texts, *([rows.answers] if rows.answers is not None else [])]
 
 

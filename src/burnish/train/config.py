@@ -166,6 +166,11 @@ class RunConfig(Config):
         return self.adapter if isinstance(self.adapter, tuple) else (self.adapter,)
 
     @property
+    def virtual_tokens(self) -> int:
+        """Tokens that adapters put before every row."""
+        return sum(getattr(adapter, "num_virtual_tokens", 0) for adapter in self.adapters)
+
+    @property
     def classifies(self) -> bool:
         """Whether a head beside the model is trained, in place of the words that it writes."""
         return not isinstance(self.task, TextTask)

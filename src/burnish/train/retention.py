@@ -66,7 +66,7 @@ class Retention:
     @cached_property
     def rows(self) -> RetentionRows:
         """The same as tokens of this model."""
-        virtual = sum(getattr(adapter, "num_virtual_tokens", 0) for adapter in self.setup.config.adapters)
+        virtual = self.setup.config.virtual_tokens
         asks = self.setup.loaded.classifier is None
         rows = make_rows(self.known, self.setup.loaded, self.config.max_length, virtual, asks)
         if self.config.on and not len(rows.texts) and not rows.items:

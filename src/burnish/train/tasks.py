@@ -125,7 +125,7 @@ def within_positions(config: RunConfig, model_config: Any) -> tuple[Any, list[Fi
     """
     data = config.data
     positions = positions_of(model_config)
-    extra = sum(getattr(adapter, "num_virtual_tokens", 0) for adapter in config.adapters)
+    extra = config.virtual_tokens
     positions = positions if positions is None else max(0, positions - extra)
     beside = f" beside the {extra} virtual tokens" if extra else ""
     if positions is None or data.render.max_length <= positions:
