@@ -42,9 +42,12 @@ class Contender:
 _LITGPT = "LitGPT has no constant learning rate (warm-up and cosine), clips nothing and weighs micro-batches equally"
 _HALF = "weights themselves in bf16, where small updates are rounded away; Burnish keeps them in fp32"
 
+_INT8 = "frozen matrices multiply in 8 bits while training; the held-out loss is of the model as it is"
+
 OURS = Contender("burnish", "Burnish", "ours.py")
 _LORA = (
     OURS,
+    Contender("burnish-int8", "Burnish, precision int8", "ours.py", ("--precision", "int8"), note=_INT8),
     Contender(
         "trl-tuned",
         "TRL + PEFT, best tuned (bf16, 2 x 4 by length, eager, warm allocator)",
@@ -180,6 +183,10 @@ _CLASSES = (
     ),
 )
 
+_INT8_CLASSES = Contender(
+    "burnish-int8", "Burnish, precision int8", "ours_classes.py", ("--precision", "int8"), note=_INT8
+)
+
 _METHOD = (
     OURS,
     Contender(
@@ -203,7 +210,7 @@ CONTENDERS: dict[tuple[str, str], tuple[Contender, ...]] = {
     ("completion", "lora"): _LORA,
     ("completion", "full"): _FULL,
     ("completion", "method"): _METHOD,
-    ("classification", "lora"): _CLASSES,
+    ("classification", "lora"): (_CLASSES[0], _INT8_CLASSES, *_CLASSES[1:]),
     ("classification", "full"): _CLASSES,
 }
 

@@ -42,7 +42,7 @@ def footprint_of(sketch: Sketch, batch: Batch | None = None, parts: int | None =
 
 def numbers_of(precision: Precision) -> Numbers:
     """The formats as the plan knows them."""
-    return Numbers(precision.compute, precision.base, precision.autocast)
+    return Numbers(precision.compute, precision.base, precision.autocast, precision.eight)
 
 
 def outputs_of(config: RunConfig) -> int:

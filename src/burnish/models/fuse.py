@@ -85,6 +85,14 @@ def unfuse(model: PreTrainedModel) -> None:
             layer.__dict__.pop("forward", None)
 
 
+def fused_maps(model: PreTrainedModel) -> list[nn.Linear]:
+    """The linear layers that fused layers compute, as far as they are plain ones."""
+    family = FAMILIES.get(model.config.model_type)
+    fused = [layer for layer in _layers(model, family) if "forward" in layer.__dict__] if family else []
+    found = [layer.get_submodule(name) for layer in fused for name in family.maps] if family else []
+    return [host for host in found if type(host) is nn.Linear]
+
+
 def _fits(model: PreTrainedModel, layer: nn.Module, family: Family, resolve: Resolve) -> bool:
     hidden = torch.zeros(1, 1, model.config.hidden_size, dtype=_format(model), device=model.device)
     return family.plan(layer, hidden, {}, resolve) is not None

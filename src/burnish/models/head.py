@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from burnish.core.errors import UserError
 from burnish.core.types import Batch
+from burnish.models.eight_bits import eight_bits_of
 from burnish.models.forward import hidden_states
 from burnish.models.probe import probe_ids, probing, tolerance
 from burnish.ops.cross_entropy import IGNORE, chunk_rows, chunked_token_losses
@@ -89,15 +90,21 @@ class Head(nn.Module):
         A projection that is more than a matrix, because an adapter hangs on it or its weight is packed into few bits,
         is called chunk by chunk under activation checkpointing instead; the values are the same.
         """
-        if self._is_plain():
+        if self.is_plain():
             return chunked_token_losses(
-                hidden_ND, self.weight, labels_N, self.bias, hidden_scale=self.scale, logit_softcap=self.softcap
+                hidden_ND,
+                self.weight,
+                labels_N,
+                self.bias,
+                hidden_scale=self.scale,
+                logit_softcap=self.softcap,
+                eight=eight_bits_of(self.projection),
             )
         return torch.cat(list(self._checkpointed_losses(hidden_ND, labels_N)))
 
     def divergences(self, hidden_ND: Tensor, judge: Judge, temperature: float = 1.0) -> Tensor:
         """Divergence [N] from what the judge knows, never holding [N, V] logits (``ops.kl``)."""
-        if self._is_plain():
+        if self.is_plain():
             output = Output(self.weight, self.bias, self.scale, self.softcap)
             return chunked_divergences(hidden_ND, output, judge, temperature=temperature)
         rows, found = self.chunk_rows(hidden_ND.device), []
@@ -113,7 +120,8 @@ class Head(nn.Module):
         """How many positions make one chunk of logits."""
         return chunk_rows(torch.empty(self._model[0].config.get_text_config().vocab_size, 0, device=device))
 
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
+        """Whether the projection is a matrix and nothing more."""
         module = self.projection
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
         return type(module) is nn.Linear and not any(hooks) and not any(True for _ in module.children())

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from burnish.models.eight_bits import eight_bits_of
 from burnish.models.quantize import is_quantized, matrix_of
 from burnish.ops.projections import Projection
 
@@ -24,7 +25,7 @@ def plain(host: nn.Module) -> Projection | None:
 def map_of(host: nn.Module) -> Projection | None:
     """The map of a linear layer, hooks left aside; one with weights of 4 bits where it computes as its input comes."""
     if type(host) is nn.Linear:
-        return Projection(host.weight, host.bias)
+        return Projection(host.weight, host.bias, eight=eight_bits_of(host))
     if is_quantized(host) and host.compute_dtype is None:
         return Projection(host.weight, host.bias, decode=partial(matrix_of, host))  # type: ignore[arg-type]
     return None

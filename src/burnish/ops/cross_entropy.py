@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from burnish.ops.eight_bits import EightBits, round_rows
 from burnish.ops.kernels import triton_kernel
 from burnish.ops.native import kernels as native
 
@@ -43,6 +44,7 @@ class _Settings(NamedTuple):
     scale: float
     softcap: float | None
     keep: bool  # compute the gradient of `hidden` in the forward pass and keep it
+    eight: EightBits | None = None
 
 
 def chunked_token_losses(
@@ -54,6 +56,7 @@ def chunked_token_losses(
     chunk: int | None = None,
     hidden_scale: float = 1.0,
     logit_softcap: float | None = None,
+    eight: EightBits | None = None,
 ) -> Tensor:
     """Negative log-likelihood of every position, without the [N, V] logits.
 
@@ -73,6 +76,7 @@ def chunked_token_losses(
         chunk: Positions per chunk; by default as many as make 32 MiB of fp32 logits (256 MiB on an accelerator).
         hidden_scale: Factor on the hidden states, such as tied T5's ``d_model ** -0.5``.
         logit_softcap: The cap ``c`` of Gemma 2 and its relatives.
+        eight: A frozen W in 8 bits, for products with hidden states of bf16.
 
     Returns:
         Losses in nats, [N], fp32 (fp64 for fp64 input).
@@ -95,7 +99,8 @@ def chunked_token_losses(
     head_trains = weight_VD.requires_grad or (bias_V is not None and bias_V.requires_grad)
     # fp16 waits for the (scaled) upstream gradient: without it the softmax's small tail would underflow.
     keep = torch.is_grad_enabled() and hidden_ND.requires_grad and not head_trains and hidden_ND.dtype != torch.float16
-    settings = _Settings(chunk or chunk_rows(weight_VD), hidden_scale, logit_softcap, keep)
+    eight = eight if keep and hidden_ND.dtype == torch.bfloat16 else None
+    settings = _Settings(chunk or chunk_rows(weight_VD), hidden_scale, logit_softcap, keep, eight)
     with torch.autocast(device, enabled=False):
         return _ChunkedLosses.apply(hidden_ND, weight_VD, bias_V, labels_N, settings)
 
@@ -114,7 +119,14 @@ def chunk_rows(weight_VD: Tensor) -> int:
 def _logits(hidden_CD: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings) -> Tensor:
     """Logits [C, V] of one chunk, before the soft cap."""
     scaled = hidden_CD if settings.scale == 1.0 else hidden_CD * settings.scale
+    if settings.eight is not None:
+        return settings.eight.forward(round_rows(scaled), bias)
     return F.linear(scaled, weight, bias)
+
+
+def _hidden_gradient(gradient_CV: Tensor, weight: Tensor, settings: _Settings) -> Tensor:
+    """Gradient [C, D] of scaled hidden states from that of their logits."""
+    return gradient_CV @ weight if settings.eight is None else settings.eight.backward(round_rows(gradient_CV))
 
 
 def _log_probs(hidden_CD: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings) -> tuple[Tensor, Tensor]:
@@ -192,7 +204,7 @@ class _ChunkedLosses(torch.autograd.Function):
                 losses[part] = _losses(_log_probs(hidden[part], weight, bias, settings)[0], labels[part])
                 continue
             losses[part], gradient = _losses_and_gradient(hidden[part], weight, bias, labels[part], settings)
-            kept[part] = gradient.to(hidden.dtype) @ weight
+            kept[part] = _hidden_gradient(gradient.to(hidden.dtype), weight, settings)
             if settings.scale != 1.0:
                 kept[part] *= settings.scale
         ctx.settings = settings

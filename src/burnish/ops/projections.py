@@ -10,14 +10,16 @@ Shapes: N positions, I inner and O outer width of a map, R rank, F width of a ga
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from burnish.ops.eight_bits import EightBits, Rows, round_rows
 from burnish.ops.elementwise import rms_norm, rms_norm_again, rms_norm_gradient, swiglu, swiglu_gradient, wide
+from burnish.ops.low_rank import narrow_product, outer_product
 
 Decode = Callable[[torch.dtype], Tensor]
 
@@ -27,6 +29,7 @@ class Constants(NamedTuple):
 
     scale: float
     decode: Decode | None
+    eight: EightBits | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Projection:
             ``norm_and_project`` knows the last alone.
         decode: Makes W [O, I] in a format where ``weight`` holds it in another form (weights of 4 bits); it is called
             once in the forward pass and once in the backward pass, and W is given up after each product.
+        eight: W in 8 bits, for its products; x and gradients are then rounded to 8 bits too. What A, B and b do stays
+            as it is.
     """
 
     weight: Tensor
@@ -56,6 +61,7 @@ class Projection:
     beside: Callable[[Tensor, Tensor], Tensor] | None = None
     then: Callable[[Tensor], Tensor] | None = None
     decode: Decode | None = None
+    eight: EightBits | None = None
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
@@ -137,7 +143,7 @@ def gate_and_project(gate: Tensor, up: Tensor, projection: Projection) -> Tensor
 
 def constants_of(projections: Sequence[Projection]) -> tuple[Constants, ...]:
     """The constants of each."""
-    return tuple(Constants(p.scale, p.decode) for p in projections)
+    return tuple(Constants(p.scale, p.decode, p.eight) for p in projections)
 
 
 def _tensors(projections: Sequence[Projection]) -> list[Tensor | None]:
@@ -147,10 +153,10 @@ def _tensors(projections: Sequence[Projection]) -> list[Tensor | None]:
 def unflatten(tensors: Sequence[Tensor | None], constants: Sequence[Constants]) -> list[Projection]:
     """Projections from their tensors side by side, as they travel through autograd."""
     made = []
-    for i, (scale, decode) in enumerate(constants):
+    for i, (scale, decode, eight) in enumerate(constants):
         weight, bias, down, up = tensors[4 * i : 4 * i + 4]
         assert weight is not None  # a map always has one
-        made.append(Projection(weight, bias, down, up, scale, decode=decode))
+        made.append(Projection(weight, bias, down, up, scale, decode=decode, eight=eight))
     return made
 
 
@@ -158,28 +164,42 @@ class Maps:
     """The products of some projections of one input, forward and backward."""
 
     def __init__(self, projections: list[Projection], dtype: torch.dtype) -> None:
+        if dtype != torch.bfloat16:  # what the products in 8 bits read
+            projections = [replace(p, eight=None) for p in projections]
         self.projections, self.dtype = projections, dtype
         self.low = [i for i, p in enumerate(projections) if p.A is not None]
-        down = [projections[i].A.to(dtype) for i in self.low]  # type: ignore[union-attr]
+        down = [p.A for p in projections if p.A is not None]
         self.down = torch.cat(down) if len(down) > 1 else down[0] if down else None
         self.ranks = [len(a) for a in down]
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """The outputs, and ``x A^T`` of all updates side by side."""
-        inner = F.linear(x, self.down) if self.down is not None else None
-        parts = inner.split(self.ranks, 1) if inner is not None else ()
-        outputs = [F.linear(x, p.matrix(x.dtype), _cast(p.bias, x.dtype)) for p in self.projections]
-        for i, part in zip(self.low, parts, strict=True):
-            p = self.projections[i]
-            outputs[i].addmm_(part, p.B.to(x.dtype).t(), alpha=p.scale)  # type: ignore[union-attr]
-        return outputs, inner
+        inner = narrow_product(x, self.down) if self.down is not None else None
+        parts = dict(zip(self.low, inner.split(self.ranks, 1), strict=True)) if inner is not None else {}
+        rows = round_rows(x) if any(p.eight is not None for p in self.projections) else None
+        return [self._output(p, x, rows, parts.get(i)) for i, p in enumerate(self.projections)], inner
+
+    def _output(self, p: Projection, x: Tensor, rows: Rows | None, part: Tensor | None) -> Tensor:
+        if p.eight is not None and rows is not None:
+            return p.eight.forward(rows, p.bias, part, p.B if part is not None else None, p.scale)
+        output = F.linear(x, p.matrix(x.dtype), _cast(p.bias, x.dtype))
+        if part is not None:
+            output.addmm_(part, p.B.to(x.dtype).t(), alpha=p.scale)  # type: ignore[union-attr]
+        return output
 
     def input_gradient(self, upstream: Sequence[Tensor], low: Tensor | None) -> Tensor:
         """``sum_p dy_p W_p + s (dy_p B_p) A_p``, summed by the products."""
-        total = upstream[0] @ self.projections[0].matrix(self.dtype)
-        for g, p in zip(upstream[1:], self.projections[1:], strict=True):
-            total.addmm_(g, p.matrix(self.dtype))
-        return total.addmm_(low, self.down) if low is not None else total
+        total = None
+        for g, p in zip(upstream, self.projections, strict=True):
+            if p.eight is not None:
+                total = p.eight.backward(round_rows(g), low, self.down, total)
+                low = None  # added once
+            elif total is None:
+                total = g @ p.matrix(self.dtype)
+            else:
+                total.addmm_(g, p.matrix(self.dtype))
+        assert total is not None  # there is at least one map
+        return total.addmm_(low, self.down.to(self.dtype)) if low is not None and self.down is not None else total
 
     def low_gradient(self, upstream: Sequence[Tensor]) -> Tensor | None:
         """``s dy B`` of all updates side by side, [N, sum R]."""
@@ -189,7 +209,7 @@ class Maps:
         for part, i in zip(low.split(self.ranks, 1), self.low, strict=True):
             p = self.projections[i]
             assert p.B is not None  # A and B come together
-            part.copy_(upstream[i] @ (p.B * p.scale).to(self.dtype))
+            narrow_product(upstream[i], p.B.t(), p.scale, out=part)
         return low
 
     def gradients(
@@ -198,12 +218,12 @@ class Maps:
         """Gradients of weight, bias, A and B of every projection, None for those that need none."""
         found: list[Tensor | None] = [None] * (4 * len(self.projections))
         if low is not None and inner is not None:
-            downs = (low.t() @ x).split(self.ranks, 0)
+            downs = outer_product(low, x).split(self.ranks, 0)
             inners = inner.split(self.ranks, 1)
             for i, down, part in zip(self.low, downs, inners, strict=True):
                 p = self.projections[i]
                 found[4 * i + 2] = down.to(p.A.dtype)  # type: ignore[union-attr]
-                found[4 * i + 3] = (upstream[i].t() @ part).to(p.B.dtype).mul_(p.scale)  # type: ignore[union-attr]
+                found[4 * i + 3] = outer_product(part, upstream[i]).to(p.B.dtype).mul_(p.scale).t()  # type: ignore[union-attr]
         for i, p in enumerate(self.projections):
             if needed[4 * i]:
                 found[4 * i] = (upstream[i].t() @ x).to(p.weight.dtype)

@@ -16,7 +16,9 @@ from burnish.adapters.lora import projection_of
 from burnish.core.types import Context
 from burnish.models.classifier import Classifier, PoolingName, drop_idle_pooler
 from burnish.models.config import QuantizationConfig
+from burnish.models.eight_bits import round_maps
 from burnish.models.forward import assume_packing
+from burnish.models.frozen import multiplied
 from burnish.models.fuse import fuse
 from burnish.models.head import head_of
 from burnish.models.quantize import quantize_
@@ -30,11 +32,13 @@ Checkpointing = bool | Literal["selective"]
 
 @dataclass(frozen=True)
 class Numbers:
-    """The number formats of a run: of the products, of the base in memory, and whether products are cast on the fly."""
+    """The number formats of a run: of the products, of the base in memory, whether products are cast on the fly, and
+    whether frozen matrices multiply in 8 bits."""
 
     compute: torch.dtype
     base: torch.dtype
     autocast: bool = False
+    eight: bool = False
 
 
 @dataclass
@@ -119,6 +123,8 @@ def shadow_of(
     with autocast(numbers):
         if wanted:
             fuse(model, projection_of, proved=False)
+    if numbers.eight and wanted:
+        stored += round_maps(multiplied(model, classifies=classifier is not None))
     if checkpointing:
         checkpoint_activations(model, selective=checkpointing == "selective")
     return Shadow(model, attached, classifier, numbers, stored, wanted)

@@ -190,7 +190,12 @@ def _head(run: Run) -> list[tuple[str, str, str]]:
     return [("Head", what, f"{shown}; new, {count(head.get('parameters'))} parameters, trained in fp32")]
 
 
-_FORMATS = {"compute": "products", "weights": "weights at rest", "trained": "trained weights"}
+_FORMATS = {
+    "compute": "products",
+    "frozen": "products of frozen matrices in training",
+    "weights": "weights at rest",
+    "trained": "trained weights",
+}
 _LAYOUTS = {
     "packed": "laid end to end without padding; none sees another",
     "bucketed": "rows of similar length, padded to the longest",

@@ -11,7 +11,7 @@ import torch
 from burnish.core.errors import UserError
 from burnish.ops.machine import preferred_dtype
 
-PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
+PrecisionName = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -27,6 +27,7 @@ class Precision:
             fp32, since an update of 1e-5 relative to the weight vanishes in bf16 (8 bits of mantissa).
         scale_loss: Whether the loss is scaled against underflow (fp16 only).
         reason: Why, for the report.
+        eight: Whether frozen matrices are multiplied in 8 bits in training.
     """
 
     compute: torch.dtype
@@ -34,6 +35,7 @@ class Precision:
     autocast: bool
     scale_loss: bool
     reason: str
+    eight: bool = False
 
     def context(self, device: torch.device) -> AbstractContextManager[object]:
         """The autocast region of a forward pass; nothing where the weights already have the compute format."""
@@ -41,7 +43,8 @@ class Precision:
 
     def to_json(self) -> dict[str, str]:
         """For ``model.json`` and the report."""
-        return {"compute": NAMES[self.compute], "weights": NAMES[self.base], "trained": "fp32", "reason": self.reason}
+        found = {"compute": NAMES[self.compute], "weights": NAMES[self.base], "trained": "fp32", "reason": self.reason}
+        return found | ({"frozen": "int8"} if self.eight else {})
 
 
 def choose_precision(name: PrecisionName, device: torch.device, *, trains_base: bool) -> Precision:
@@ -54,6 +57,8 @@ def choose_precision(name: PrecisionName, device: torch.device, *, trains_base: 
     """
     if name == "auto":
         compute, reason = preferred_dtype(device)
+    elif name == "int8":
+        compute, reason = torch.bfloat16, "the recipe asks for int8: frozen matrices multiply in it, all else in bf16"
     else:
         compute, reason = DTYPES[name], f"the recipe asks for {name}"
     if compute == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -65,4 +70,5 @@ def choose_precision(name: PrecisionName, device: torch.device, *, trains_base: 
         autocast=half and trains_base,
         scale_loss=compute == torch.float16,
         reason=reason,
+        eight=name == "int8",
     )

@@ -37,6 +37,7 @@ from burnish.train.chance import chance_loss
 from burnish.train.config import RunConfig
 from burnish.train.described import hashes, with_head
 from burnish.train.distributed.engine import Engine, Whole
+from burnish.train.eight_bits import round_frozen
 from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
 from burnish.train.layout import decoder_start, settle_layout
@@ -339,6 +340,10 @@ def set_up(
     setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused, engine)
     setup.prepare_adapters()
     refuse_untrained_head(setup)
+    if precision.eight:
+        for finding in round_frozen(setup):
+            findings.append(finding)
+            tell(callbacks, Noticed(finding))
     with_regularizers(setup, callbacks)
     setup.hand_to_engine()
     # not before: what reading and loading free goes back, so that it leaves no holes

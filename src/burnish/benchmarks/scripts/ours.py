@@ -27,7 +27,15 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 Measure = Callable[[Logits, Sequence[Row]], dict[str, float]]
 
 
-def recipe(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+def arguments(description: str | None) -> argparse.Namespace:
+    """The folder of the job, and the number format of the products."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--precision", default="auto")
+    return parser.parse_args()
+
+
+def recipe(folder: Path, job: dict[str, Any], precision: str = "auto") -> dict[str, Any]:
     """The settings that every job has in common."""
     lora = {"method": "lora", "rank": job["rank"], "alpha": job["alpha"], "targets": job["targets"]}
     return {
@@ -49,6 +57,7 @@ def recipe(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
             "learning_rate": job["learning_rate"],
             "schedule": "constant",
             "warmup_steps": 0,
+            "precision": precision,
         },
         "evaluate": {"samples": 0, "retention": "none"},
     }
@@ -112,10 +121,8 @@ def measure(values: dict[str, Any], folder: Path, score: Measure, logits: Callab
 
 def main() -> None:
     """The job of completions."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    run(recipe(folder, read_job(folder)), folder, held_out_loss)
+    given = arguments(__doc__)
+    run(recipe(given.folder, read_job(given.folder), given.precision), given.folder, held_out_loss)
 
 
 if __name__ == "__main__":

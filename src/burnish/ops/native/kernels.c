@@ -19,3 +19,5 @@
 
 #include "attention.inc"
 #include "codes.inc"
+#include "low_rank.inc"
+#include "eight_bits.inc"

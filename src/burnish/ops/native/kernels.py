@@ -76,11 +76,12 @@ def attention_usable(query: Tensor) -> bool:
     """Whether the attention kernel takes these queries [..., E]: bf16, E a multiple of 16, and the instructions."""
     width = query.shape[-1]
     fits = query.dtype == torch.bfloat16 and width % 16 == 0 and width <= _WIDEST_HEAD
-    return fits and usable(query) and _attention_available()
+    return fits and usable(query) and attention_available()
 
 
 @lru_cache(maxsize=1)
-def _attention_available() -> bool:
+def attention_available() -> bool:
+    """Whether the processor has what attention and narrow products are made of."""
     found = library()
     return found is not None and bool(found.attention_available())
 

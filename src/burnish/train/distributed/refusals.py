@@ -62,6 +62,12 @@ FP16 = Refusal(
     "loss scaling looks for overflows in whole gradients, which no process has",
     "use `train.precision=bf16` or `fp32`, or `distributed.engine=ddp`",
 )
+INT8 = Refusal(
+    lambda config: config.train.precision == "int8",
+    "train.precision",
+    "matrices that multiply in 8 bits are rounded from whole ones, and the engine may hold shares of them",
+    "use `train.precision=bf16`, or `distributed.engine=ddp`",
+)
 EIGHT_BIT = Refusal(
     lambda config: config.memory.optimizer != "adamw",
     "memory.optimizer",
@@ -103,7 +109,7 @@ GATHERED = Refusal(
     "use `train.precision=bf16`, or `distributed.param_dtype=fp32`",
 )
 
-SHARED = (TASKS, REGULARIZERS, OBSERVING, FP16, EIGHT_BIT, OFFLOAD)
+SHARED = (TASKS, REGULARIZERS, OBSERVING, FP16, INT8, EIGHT_BIT, OFFLOAD)
 REFUSALS: dict[EngineName, tuple[Refusal, ...]] = {
     "none": (),
     "ddp": (),
