@@ -17,6 +17,7 @@ from burnish.forecast.sketch import sketch_of
 from burnish.forecast.trace import footprint_of
 from burnish.models.eight_bits import eight_bits_of
 from burnish.ops.eight_bits import available
+from burnish.plan.memory import Overhead, memory_plan
 from burnish.train import eight_bits
 from burnish.train.run import resume_run, start_run
 from burnish.train.setup import set_up
@@ -105,9 +106,13 @@ def test_gradients_that_are_too_far_off(
 
 @needs_kernels
 def test_the_plan_counts_the_rounded_matrices(tmp_path: Path) -> None:
-    """What a run rounds is among the weights of its plan, byte for byte."""
+    """What a run rounds is in its plan, byte for byte, and products of scoring are exact, so they are prepared too."""
     exact = footprint_of(sketch_of(configured(tmp_path, train={"precision": "bf16"})))
     rounded = footprint_of(sketch_of(configured(tmp_path, **INT8)))
     setup = set_up(configured(tmp_path, **INT8))
     made = [eight_bits_of(m) for m in setup.loaded.model.train().modules() if isinstance(m, torch.nn.Linear)]
-    assert rounded.weights - exact.weights == sum(one.nbytes for one in made if one is not None)
+    assert rounded.rounded == sum(one.nbytes for one in made if one is not None) > exact.rounded == 0
+    assert rounded.weights == exact.weights and 0 < rounded.products < exact.products
+    phases = {p.name: p.parts for p in memory_plan(rounded, Overhead(0)).phases}
+    assert "matrices in 8 bits" not in phases["load"]
+    assert phases["evaluate"]["matrices in 8 bits"] == rounded.rounded

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,6 +42,7 @@ class Footprint:
         trained_base: Bytes of ``weights`` that are trained.
         largest: Bytes of the largest layer's weights, which an engine that shards gathers.
         held: What holds the model near its original: a frozen copy of it, copies of trained weights, importances.
+        rounded: Frozen matrices in 8 bits, beside the base.
         products: How many products of half-precision numbers of a micro-batch differ in shape; no bytes.
     """
 
@@ -56,12 +58,13 @@ class Footprint:
     trained_base: int = 0
     largest: int = 0
     held: int = 0
+    rounded: int = 0
     products: int = 0
 
     @property
     def kept(self) -> int:
         """What is there through the whole of the training."""
-        return self.weights + self.adapters + self.optimizer + self.held
+        return self.weights + self.adapters + self.optimizer + self.held + self.rounded
 
     def scaled_between(self, other: Footprint, layers: tuple[int, int], wanted: int) -> Footprint:
         """The footprint at another number of equal layers, on the line through this one and another.
@@ -110,6 +113,7 @@ def footprint(
         trained=sum(p.numel() for _, p in named),
         trained_base=sum(p.numel() * p.element_size() for _, p in named if id(p) in base),
         largest=_largest_layer(shadow.model),
+        rounded=shadow.rounded,
         products=products,
     )
 
@@ -146,13 +150,27 @@ def _trained(shadow: Shadow, batch: Batch, terms: Sequence[Term], accumulates: b
         del share, context
     for _, parameter in shadow.trainable:
         parameter.grad = None
-    return kept, ledger.peak, len(ledger.products)
+    exact = _scored_products(shadow, batch, terms) if shadow.rounded else set()
+    return kept, ledger.peak, len(ledger.products | exact)
+
+
+def _scored_products(shadow: Shadow, batch: Batch, terms: Sequence[Term]) -> set[Any]:
+    """The products of a forward pass in evaluation mode, where no matrix is multiplied in 8 bits."""
+    ledger = Ledger()
+
+    def score() -> None:
+        context = shadow.context()
+        for term in terms:
+            term.loss(batch, context)
+
+    without_gradients(shadow, score, ledger)
+    return ledger.products
 
 
 @torch.no_grad()
-def without_gradients(shadow: Shadow, compute: Callable[[], object]) -> int:
+def without_gradients(shadow: Shadow, compute: Callable[[], object], ledger: Ledger | None = None) -> int:
     """The most that lives at once during a computation in evaluation mode that keeps nothing for a backward pass."""
-    ledger = Ledger()
+    ledger = ledger or Ledger()
     ledger.ignore(_tensors(shadow))
     shadow.model.eval()
     with ledger, autocast(shadow.numbers):

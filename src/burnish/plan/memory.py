@@ -122,6 +122,7 @@ def _phases(share: Share, overhead: Overhead) -> list[Phase]:
     original = {"held of the original": one.held} if one.held else {}
     framework |= {"mapped weights": overhead.mapped} if overhead.mapped else {}
     there = {**framework, **base, **original, "gathered layers": share.gathered, "optimizer": one.optimizer}
+    there |= {"matrices in 8 bits": one.rounded} if one.rounded else {}
     prepared = overhead.prepared(one.products)
     there |= {"prepared products": prepared} if prepared else {}
     living = {"activations": one.activations, "gradients and work": one.working}

@@ -52,6 +52,7 @@ class Shadow:
         numbers: Its formats.
         stored: Bytes of the base's parameters as they lie in memory, codes and constants of quantised ones included.
         packed: Whether rows can be packed.
+        rounded: Bytes of frozen matrices in 8 bits beside it.
     """
 
     model: PreTrainedModel
@@ -60,6 +61,7 @@ class Shadow:
     numbers: Numbers
     stored: int
     packed: bool
+    rounded: int = 0
 
     @property
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
@@ -123,11 +125,11 @@ def shadow_of(
     with autocast(numbers):
         if wanted:
             fuse(model, projection_of, proved=False)
-    if numbers.eight and wanted:
-        stored += round_maps(multiplied(model, classifies=classifier is not None))
+    hosts = multiplied(model, classifies=classifier is not None) if numbers.eight and wanted else []
+    rounded = round_maps(hosts)
     if checkpointing:
         checkpoint_activations(model, selective=checkpointing == "selective")
-    return Shadow(model, attached, classifier, numbers, stored, wanted)
+    return Shadow(model, attached, classifier, numbers, stored, wanted, rounded)
 
 
 def autocast(numbers: Numbers) -> Any:

@@ -340,15 +340,12 @@ def set_up(
     setup = Setup(config, device, precision, prepared, loaded, attached, layout, findings, fused, engine)
     setup.prepare_adapters()
     refuse_untrained_head(setup)
-    if precision.eight:
-        for finding in round_frozen(setup):
-            findings.append(finding)
-            tell(callbacks, Noticed(finding))
     with_regularizers(setup, callbacks)
     setup.hand_to_engine()
     # not before: what reading and loading free goes back, so that it leaves no holes
     return_memory() if engine.parts_weights else keep_memory()
-    for finding in [*settings(setup), *replay_settings(setup.updates)]:
+    rounded = round_frozen(setup) if precision.eight else []
+    for finding in [*rounded, *settings(setup), *replay_settings(setup.updates)]:
         findings.append(finding)
         tell(callbacks, Noticed(finding))
     setup.updates  # noqa: B018  # made now, so that a contradiction in it is refused now
