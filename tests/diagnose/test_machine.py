@@ -10,12 +10,13 @@ import pytest
 
 from burnish.core.machine import GIB, memory, writable
 from burnish.diagnose.machine import examine, gib, machine_findings
+from burnish.ops import eight_bits
 
 GOOD: dict[str, Any] = {
     "system": {"python": "3.12", "platform": "Linux", "nvidia_driver": False, "torch_cuda": None},
     "processor": {"cores": 8, "threads": 8, "omp_num_threads": None, "features": []},
     "devices": [],
-    "speed": {"device": "cpu", "fp32": 1e11, "bf16": 4e11},
+    "speed": {"device": "cpu", "fp32": 1e11, "bf16": 4e11, "int8": None},
     "kernels": {"missing": ""},
     "memory": {"total": 32 * GIB, "available": 30 * GIB, "container": False},
     "disks": [
@@ -70,6 +71,7 @@ def test_each_shortcoming_is_named(path: str, value: Any, code: str, words: str)
 def test_the_machine_that_runs_this_can_be_examined(tmp_path: Path) -> None:
     facts = examine(tmp_path)
     assert facts.keys() == GOOD.keys()
+    assert (facts["speed"]["int8"] is not None) == eight_bits.available()
     assert facts["speed"]["fp32"] > 1e8 and facts["memory"]["total"] >= facts["memory"]["available"] > 0
     assert facts["disks"][0]["path"] == str(tmp_path) and facts["disks"][0]["writable"]
 

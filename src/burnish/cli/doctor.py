@@ -91,6 +91,8 @@ def _machine_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if speed["fp32"]:
         rates = " and ".join(f"{name} {speed[name] / 1e9:.0f} GFLOP/s" for name in ("fp32", "bf16"))
         yield "products", f"{rates} on the {speed['device'].upper()}"
+    if speed["int8"]:
+        yield "", f"with a frozen matrix in 8 bits {speed['int8'] / 1e9:.0f} Gop/s: `train.precision=int8`"
     yield (
         "kernels",
         f"none: {facts['kernels']['missing']}" if facts["kernels"]["missing"] else "compiled for this machine",

@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from burnish.core.findings import Finding
 from burnish.core.machine import GIB, disk_free, folder_size, memory, writable
 from burnish.core.paths import cache_folder
+from burnish.ops import eight_bits
 from burnish.ops.machine import BF16_GAIN, compared_rates, cpu_features, default_device, usable_cores, use_all_cores
 from burnish.ops.native import library
 
@@ -82,9 +83,10 @@ def _speed() -> Facts:
     """Measured rates on the device that a run would take; none on a GPU whose memory is taken already."""
     device = default_device()
     if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < GIB:
-        return {"device": device.type, "fp32": None, "bf16": None}
+        return {"device": device.type, "fp32": None, "bf16": None, "int8": None}
     fp32, bf16 = compared_rates(device)
-    return {"device": device.type, "fp32": fp32, "bf16": bf16}
+    int8 = eight_bits.product_rate() if device.type == "cpu" and eight_bits.available() else None
+    return {"device": device.type, "fp32": fp32, "bf16": bf16, "int8": int8}
 
 
 def _memory() -> Facts:
