@@ -1,7 +1,6 @@
 /* What all kernels share: bf16 and fp32 numbers, a vectorisable exponential, and how rows are divided among threads. */
 #pragma once
 #include <math.h>
-#include <omp.h>
 #include <stdint.h>
 #include <string.h>
 
