@@ -59,6 +59,16 @@ def test_a_setting_that_an_engine_cannot_carry(tmp_path: Path, engine: str, wher
     assert caught.value.where == where and caught.value.fix
 
 
+@pytest.mark.parametrize("engine", ["fsdp2", "zero1", "zero2", "zero3"])
+def test_products_in_8_bits(tmp_path: Path, engine: str) -> None:
+    """Refused under the name that fp16 has too; `ddp` carries them."""
+    sections = {"train": {"precision": "int8"}}
+    refuse(configuration(tmp_path, "ddp", **sections), 2)
+    with pytest.raises(UserError, match="rounded from whole ones") as caught:
+        refuse(configuration(tmp_path, engine, **sections), 2)
+    assert caught.value.where == "train.precision" and "ddp" in caught.value.fix
+
+
 def test_what_the_matrix_carries_is_not_refused(tmp_path: Path) -> None:
     for engine, cases in CARRIED.items():
         for case in cases:

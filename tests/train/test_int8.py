@@ -81,10 +81,19 @@ def test_refused(tmp_path: Path, sections: dict[str, Any], why: str) -> None:
 
 
 def test_refused_without_the_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor without them would train in another format."""
+    """A processor without them would train in another format; it is said before a row is read."""
     monkeypatch.setattr(eight_bits, "available", lambda: False)
+    config = configured(tmp_path, **INT8)
+    (tmp_path / "rows.jsonl").unlink()
     with pytest.raises(UserError, match="AVX512-VNNI"):
-        set_up(configured(tmp_path, **INT8))
+        set_up(config)
+
+
+def test_refused_on_a_gpu() -> None:
+    """The kernel is a processor's."""
+    with pytest.raises(UserError, match="processors"):
+        eight_bits.refuse_impossible_precision("int8", torch.device("cuda"))
+    eight_bits.refuse_impossible_precision("bf16", torch.device("cuda"))
 
 
 @needs_kernels

@@ -18,7 +18,7 @@ from burnish.models.load import Loaded
 from burnish.ops.eight_bits import available
 from burnish.train.config import RunConfig
 from burnish.train.loop import to_device
-from burnish.train.precision import Precision
+from burnish.train.precision import Precision, PrecisionName
 from burnish.train.updates import Updates
 
 TOKENS = 256
@@ -48,16 +48,26 @@ class Setup(Protocol):
     def context(self) -> Context: ...
 
 
+def refuse_impossible_precision(name: PrecisionName, device: torch.device) -> None:
+    """Refuse products in 8 bits where there are none, before anything is read.
+
+    Raises:
+        UserError: The device is no processor, or one without the instructions.
+    """
+    if name == "int8" and (device.type != "cpu" or not available()):
+        raise UserError(
+            "products in 8 bits are for processors with AVX512-VNNI and AVX512-BF16, and a C compiler to build them",
+            where=WHERE,
+            fix=FIX,
+        )
+
+
 def round_frozen(setup: Setup) -> list[Finding]:
     """Round the matrices that a run multiplies and does not train, and say what that does to its gradients.
 
     Raises:
-        UserError: This machine or this run cannot, or gradients would be too far from exact ones.
+        UserError: This run cannot, or gradients would be too far from exact ones.
     """
-    if setup.device.type != "cpu" or not available():
-        raise UserError(
-            "products in 8 bits are for processors with AVX512-VNNI and AVX512-BF16, and a C compiler to build them",
-            where=WHERE, fix=FIX)  # fmt: skip
     hosts = multiplied(setup.loaded.model, classifies=setup.loaded.classifier is not None)
     if not hosts:
         raise UserError(

@@ -37,7 +37,7 @@ from burnish.train.chance import chance_loss
 from burnish.train.config import RunConfig
 from burnish.train.described import hashes, with_head
 from burnish.train.distributed.engine import Engine, Whole
-from burnish.train.eight_bits import round_frozen
+from burnish.train.eight_bits import refuse_impossible_precision, round_frozen
 from burnish.train.environment import environment
 from burnish.train.folder import RunFolder
 from burnish.train.layout import decoder_start, settle_layout
@@ -313,6 +313,7 @@ def set_up(
     bound_product_caches()
     engine, device = engine or Engine(), default_device()
     refuse_impossible_memory(config.memory, device)
+    refuse_impossible_precision(config.train.precision, device)
     tell(callbacks, Stage("reading and rendering the data"))
     prepared, notes = read_data_together(config, engine.group)
     config = task_of(config).settle(config, prepared)
